@@ -1,0 +1,61 @@
+"""How do weights reach the disk and come back? Whole or not at all, and never as code."""
+
+import copy
+import os
+import pickle
+from pathlib import Path
+
+import torch
+
+from command_line import UserError
+from model import TextToImageModel
+
+RESULTS = Path("results")  # results/<run>/checkpoint.pth
+SHIPPED_WEIGHTS = Path(__file__).parent / "results_short" / "text_to_image_model.pth"
+
+
+def save(state: dict, path: Path) -> None:
+    """Write tensors and plain values to `path`: a temporary file first, then renamed over it."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written: {error}; what was there is unchanged") from None
+
+
+def load(path: Path) -> dict:
+    """Read what `save` wrote, onto the CPU. Raises UserError where it is not such a file."""
+    if not path.is_file():
+        raise UserError(f"there is no file {path}; train one with: python train.py")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
+        raise UserError(f"{path} is damaged, or not a file that torch.save wrote") from None
+    if not isinstance(state, dict):
+        raise UserError(f"{path} holds no weights of this project")
+    return state
+
+
+def load_model(path: Path) -> TextToImageModel:
+    """The model of an exported file, or of a training checkpoint (its EMA weights), for drawing."""
+    state = load(path)
+    state = state.get("ema", state)
+    if "_extra_state" not in state:
+        raise UserError(f"{path} holds no weights of this project (no configuration in it)")
+    model = TextToImageModel()
+    try:
+        model.load_state_dict(copy.copy(state))
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{path} does not fit this version of the model: {reason}") from None
+    return model.eval()
+
+
+def newest_checkpoint() -> Path | None:
+    """The checkpoint of the run that was saved last, if there is any."""
+    return max(RESULTS.glob("*/checkpoint.pth"), key=lambda p: p.stat().st_mtime, default=None)

@@ -1,0 +1,101 @@
+"""How do the scripts read their flags, and report a user's mistake? All in the same way."""
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import MISSING, Field, field, fields
+from pathlib import Path
+
+import torch
+
+
+class UserError(ValueError):
+    """A mistake its user can mend: one sentence that says what is wrong, where, and what to do."""
+
+
+def setting(default, help: str, choices: tuple | None = None):
+    """A field of a configuration dataclass, and thereby a flag."""
+    metadata = {"help": help, "choices": choices}
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def parse_flags(config_class: type, description: str, presets: dict[str, dict], argv: list[str]):
+    """One flag for each field, --name and --no-name for booleans, repeated flags for lists.
+
+    A preset changes defaults; flags win over it.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, allow_abbrev=False, formatter_class=_HelpFormatter
+    )
+    if presets:
+        parser.add_argument("--preset", choices=presets, default="default", help="named settings")
+    for f in fields(config_class):
+        parser.add_argument("--" + f.name.replace("_", "-"), dest=f.name, **_argument(f))
+    given = vars(parser.parse_args(argv))
+    if presets:
+        parser.set_defaults(**presets[given["preset"]])
+        given = vars(parser.parse_args(argv))
+        given.pop("preset")
+    return config_class(**given)
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    pass
+
+
+def _argument(f: Field) -> dict:
+    help, choices = f.metadata["help"], f.metadata["choices"]
+    if f.default is MISSING:
+        return {"default": f.default_factory(), "action": "extend", "nargs": 1, "help": help}
+    if isinstance(f.default, bool):
+        return {"default": f.default, "action": argparse.BooleanOptionalAction, "help": help}
+    return {"default": f.default, "type": type(f.default), "choices": choices, "help": help}
+
+
+def run(main: Callable, config_class: type, description: str, presets: dict | None = None) -> None:
+    """Call main with the flags' configuration; a UserError becomes a sentence and exit status 2."""
+    try:
+        main(parse_flags(config_class, description, presets or {}, sys.argv[1:]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def choose_device(device: str) -> str:
+    """auto -> cuda where there is one, else cpu."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda, but torch finds no CUDA device; use --device cpu")
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+def provenance(device: str) -> dict:
+    """What made a result: command, commit, versions and hardware, as plain values."""
+    git = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=10",
+    ]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    except OSError:  # git is not installed
+        commit = ""
+    hardware = f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    if device == "cuda":
+        hardware = torch.cuda.get_device_name()
+    return {
+        "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": commit or "unknown",
+        "hardware": hardware,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }

@@ -1,0 +1,275 @@
+"""Which pictures and captions does training see? A torch Dataset over one cache of pixels.
+
+    CaptionedImages("folder")                          found by layouts.py
+    CaptionedImages([("a.png", "a red bird"), ...])    a Python list
+    CaptionedImages()                                  the built-in scenes
+
+Each picture is decoded once, into a memory-mapped file; epochs after that cost nothing.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+import scenes
+from command_line import UserError
+from layouts import Collection, Record, find_collection, read_pairs
+
+CACHE_VERSION = 1  # raise it when the same file would give other pixels
+RESIZE_FILTERS = {"lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST}
+FITS = ("crop", "pad")
+SPLITS = ("train", "validation", "unseen")  # unseen: of the built-in scenes only
+NUM_SCENES = {"train": 32_768, "validation": 1_024, "unseen": 1_024}
+WORKERS_FROM = 2_000  # pictures; fewer are decoded before worker processes would have started
+
+
+class CaptionedImages(Dataset):
+    """Pictures with their captions.
+
+    dataset[i] is (picture (3, S, S) uint8 tensor, list of captions, relative path).
+
+    Args:
+        data: a folder, a list of (picture path, caption or captions), or None for the scenes.
+        split: "train" or "validation" (picked by a hash of the path, so that a picture stays where
+            it is when files are added); for the scenes also "unseen".
+        image_size: S, in pixels.
+        resize: "lanczos", or "nearest" for pixel art.
+        fit: "crop" the middle of pictures that are not square, or "pad" them with white.
+        validation_share: share of the pictures kept out of training, 0..1.
+        cache_dir: folder of the pixels' cache.
+        show_progress: draw a bar while the cache is built.
+
+    Raises:
+        UserError: no captioned pictures, none of them readable, or the cache cannot be written.
+    """
+
+    def __init__(
+        self,
+        data: str | Path | Sequence[tuple[str | Path, str | Sequence[str]]] | None = None,
+        split: str = "train",
+        image_size: int = 64,
+        resize: str = "lanczos",
+        fit: str = "crop",
+        validation_share: float = 0.05,
+        cache_dir: str | Path = "results/cache",
+        show_progress: bool = True,
+    ):
+        if split not in SPLITS or resize not in RESIZE_FILTERS or fit not in FITS:
+            raise ValueError(
+                f"split is one of {SPLITS}, resize of {tuple(RESIZE_FILTERS)}, fit of {FITS}"
+            )
+        if data is None:
+            self.collection = list_scenes()
+        elif isinstance(data, (str, Path)):
+            self.collection = find_collection(data)
+        else:
+            self.collection = read_pairs(data)
+        self.split = split
+        self.pictures, unreadable = open_cache(
+            self.collection, (image_size, resize, fit), Path(cache_dir), show_progress
+        )  # (N, 3, S, S) uint8, memory-mapped
+        self.splits = defaultdict(list)  # split -> numbers of its records
+        for i, record in enumerate(self.collection.records):
+            if i in unreadable:
+                self.collection.skipped[unreadable[i]].append(record.path)
+            else:
+                self.splits[record.split or split_of(record.path, validation_share)].append(i)
+        if not any(self.splits.values()):
+            raise UserError(f"none of the pictures in {data} can be read: {self.skipped_line()}")
+        self.indices = self.splits[split]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, list[str], str]:
+        record = self.collection.records[self.indices[i]]
+        return (
+            torch.from_numpy(self.pictures[self.indices[i]].copy()),
+            list(record.captions),
+            record.path,
+        )
+
+    def batch(self, numbers: Sequence[int]) -> tuple[torch.Tensor, list[tuple[str, ...]]]:
+        """The pictures (B, 3, S, S) uint8 and the captions of several items at once."""
+        indices = [self.indices[i] for i in numbers]
+        captions = [self.collection.records[i].captions for i in indices]
+        return torch.from_numpy(self.pictures[indices]), captions
+
+    def captions(self) -> list[str]:
+        """All captions of this split."""
+        return [c for i in self.indices for c in self.collection.records[i].captions]
+
+    def skipped_line(self) -> str:
+        """What was left out and why, counted, with one example each; "nothing" if so."""
+        skipped = self.collection.skipped.items()
+        return "; ".join(f"{len(v)} {k} (e.g. {v[0]})" for k, v in skipped) or "nothing"
+
+    def summary(self) -> str:
+        """What was found, in a few lines."""
+        sizes = {split: len(indices) for split, indices in sorted(self.splits.items())}
+        share = sizes.get("validation", 0) / max(1, sum(sizes.values()))
+        num_captions = sum(
+            len(self.collection.records[i].captions) for v in self.splits.values() for i in v
+        )
+        return (
+            f"data: {self.collection.name} ({self.collection.layout}), {sum(sizes.values()):,} "
+            f"pictures with {num_captions:,} captions\n"
+            f"  splits: {', '.join(f'{n:,} {s}' for s, n in sizes.items())}"
+            f" (validation {share:.1%})\n"
+            f"  skipped: {self.skipped_line()}"
+        )
+
+
+def split_of(path: str, validation_share: float) -> str:
+    """The split of a file, by a hash of its relative path."""
+    digest = hashlib.blake2b(path.encode(), digest_size=8).digest()
+    return "validation" if int.from_bytes(digest, "big") < validation_share * 2**64 else "train"
+
+
+def list_scenes() -> Collection:
+    """The built-in scenes as a collection; the pictures are drawn when the cache is built."""
+    records = [
+        Record(f"{split}/{i:06d}", (scenes.compose(0, i, split)[1],), split)
+        for split, num in NUM_SCENES.items()
+        for i in range(num)
+    ]
+    return Collection("scenes", "built-in", None, records)
+
+
+def load_picture(path: str | Path, image_size: int, resize: str = "lanczos", fit: str = "crop"):
+    """Decode any picture to RGB: (S, S, 3) uint8.
+
+    EXIF orientation applied, transparency over white, 16 bits and floats scaled to 8, first frame
+    of animations, cut to its central square or padded with white. Raises OSError or ValueError for
+    what is not a picture.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        picture = Image.open(path)
+        picture.load()
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        values = np.asarray(picture).astype(np.float64)
+        # 16 bits -> 8; floats are 0..1 unless they say otherwise
+        scale = 255 / 65535 if picture.mode != "F" else 255 if values.max() <= 1 else 1
+        picture = Image.fromarray(np.clip(values * scale + 0.5, 0, 255).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    picture = picture.convert("RGB")
+    size = (image_size, image_size)
+    if fit == "crop":
+        picture = ImageOps.fit(picture, size, RESIZE_FILTERS[resize])
+    else:
+        picture = ImageOps.pad(picture, size, RESIZE_FILTERS[resize], color="white")
+    return np.asarray(picture)
+
+
+class _Decoder(Dataset):
+    """Record number -> its pixels (S, S, 3) uint8, or why there are none; for worker processes."""
+
+    def __init__(self, collection: Collection, settings: tuple[int, str, str]):
+        self.collection, self.settings = collection, settings
+
+    def __len__(self) -> int:
+        return len(self.collection.records)
+
+    def __getitem__(self, i: int) -> np.ndarray | str:
+        path = self.collection.records[i].path
+        if self.collection.layout == "built-in":
+            split, index = path.split("/")
+            return scenes.render(0, int(index), split, self.settings[0])[0]
+        try:
+            return load_picture(Path(self.collection.root or "", path), *self.settings)
+        except Image.DecompressionBombError:
+            return "pictures with too many pixels"
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning):
+            return "files that are no readable pictures"
+
+
+def fingerprint(collection: Collection, settings: tuple[int, str, str]) -> str:
+    """Changes when a file, the list of files or a setting changes; not when a caption does."""
+    if collection.layout == "built-in":
+        files = [hashlib.blake2b(Path(scenes.__file__).read_bytes()).hexdigest(), NUM_SCENES]
+    else:
+        stats = [(r.path, os.stat(Path(collection.root or "", r.path))) for r in collection.records]
+        files = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+    content = json.dumps([CACHE_VERSION, settings, files])
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+def open_cache(
+    collection: Collection, settings: tuple[int, str, str], cache_dir: Path, show_progress: bool
+) -> tuple[np.ndarray, dict[int, str]]:
+    """The pixels of all records, (N, 3, S, S) uint8 memory-mapped, and {record number: reason} for
+    those that cannot be read (their pixels are 0).
+
+    A cache of other files or settings is rebuilt. It is written under another name and renamed when
+    it is whole, so that a run cut short leaves nothing that looks like a cache.
+    """
+    place = hashlib.blake2b(repr((str((collection.root or Path()).resolve()), settings)).encode())
+    folder = cache_dir / f"{collection.name}-{settings[0]}px-{place.hexdigest()[:8]}"
+    wanted = fingerprint(collection, settings)
+    try:
+        about = json.loads((folder / "about.json").read_text())
+        if about["fingerprint"] != wanted:
+            raise ValueError
+    except (OSError, ValueError, KeyError):
+        about = _build_cache(collection, settings, folder, wanted, show_progress)
+    pictures = np.load(folder / "pictures.npy", mmap_mode="r")
+    return pictures, {int(i): reason for i, reason in about["unreadable"].items()}
+
+
+def _build_cache(
+    collection: Collection,
+    settings: tuple[int, str, str],
+    folder: Path,
+    wanted: str,
+    show_progress: bool,
+) -> dict:
+    num, size = len(collection.records), settings[0]
+    unfinished = folder.with_name(f"{folder.name}.unfinished-{os.getpid()}")
+    unreadable = {}
+    try:
+        unfinished.mkdir(parents=True, exist_ok=True)
+        pictures = np.lib.format.open_memmap(
+            unfinished / "pictures.npy", "w+", dtype=np.uint8, shape=(num, 3, size, size)
+        )
+        loader = DataLoader(
+            _Decoder(collection, settings),
+            batch_size=None,
+            num_workers=min(8, os.cpu_count() or 1) if num >= WORKERS_FROM else 0,
+            collate_fn=_as_it_is,
+        )
+        bar = tqdm(loader, "reading pictures", unit="img", disable=not show_progress)
+        for i, pixels in enumerate(bar):
+            if isinstance(pixels, str):
+                unreadable[i] = pixels
+            else:
+                pictures[i] = np.asarray(pixels).transpose(2, 0, 1)
+        pictures.flush()
+        about = {"fingerprint": wanted, "unreadable": unreadable}
+        (unfinished / "about.json").write_text(json.dumps(about))
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+    except OSError as error:
+        raise UserError(f"the cache {folder} cannot be written: {error}") from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return about
+
+
+def _as_it_is(item):
+    return item

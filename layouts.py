@@ -1,0 +1,204 @@
+"""Where are the pictures and their captions? One small reader for each layout people have."""
+
+import csv
+import io
+import json
+import os
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from command_line import UserError
+
+PICTURE_SUFFIXES = {
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm",
+    ".pgm", ".tga", ".avif",
+}  # fmt: skip
+CAPTION_COLUMNS = ("text", "caption", "prompt")
+METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
+
+
+@dataclass(frozen=True)
+class Record:
+    path: str  # of the picture, relative to the root of the collection, with forward slashes
+    captions: tuple[str, ...]  # at least one, none empty
+    split: str | None = None  # None: decided by a hash of the path
+
+
+@dataclass
+class Collection:
+    name: str
+    layout: str
+    root: Path | None  # None: the paths of the records are complete
+    records: list[Record]
+    skipped: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    # reason -> what was skipped for it
+
+
+def find_collection(path: str | Path) -> Collection:
+    """Find out which layout lies at `path` and read it. Raises UserError where none is found."""
+    root = Path(path)
+    if not root.exists():
+        raise UserError(f"{root} does not exist; --data takes a folder of captioned pictures")
+    if not root.is_dir():
+        raise UserError(f"{root} is a file; --data takes a folder of captioned pictures")
+    if any(_metadata_files(root)):
+        collection = read_imagefolder(root)
+    else:
+        collection = read_sidecar(root)
+    if not collection.records:
+        seen = Counter(p.suffix.lower() or "no suffix" for p in _walk(root))
+        what = ", ".join(f"{n} x {suffix}" for suffix, n in seen.most_common(5)) or "nothing"
+        why = "; ".join(f"{len(v)} {k} (e.g. {v[0]})" for k, v in collection.skipped.items())
+        raise UserError(
+            f"no captioned pictures in {root} (it holds {what}{'; ' + why if why else ''}); put a "
+            'metadata.jsonl with lines like {"file_name": "1.png", "text": "a red bird"} there, or '
+            "a .txt with the same name beside each picture"
+        )
+    return collection
+
+
+def read_imagefolder(root: Path) -> Collection:
+    """Hugging Face imagefolder: metadata.jsonl or metadata.csv, in the folder or one level down.
+
+    Columns: file_name, relative to the folder of the metadata file, and text, caption or prompt: a
+    string or (jsonl) a list of strings. Rows of one file are put together. Cells stay text: a
+    caption "007" or "None" is kept as it is.
+    """
+    collection = Collection(root.resolve().name, "imagefolder", root, [])
+    captions: dict[str, list[str]] = {}
+    for metadata in _metadata_files(root):
+        folder = PurePosixPath(metadata.parent.relative_to(root).as_posix())
+        for line, row in _rows(metadata):
+            where = f"{metadata.relative_to(root)}, line {line}"
+            name = row.get("file_name")
+            text = next((row[c] for c in CAPTION_COLUMNS if row.get(c)), None)
+            if not isinstance(name, str) or not name:
+                collection.skipped["rows without file_name"].append(where)
+                continue
+            path = (folder / name.replace("\\", "/")).as_posix()
+            found = [
+                t for t in (clean_caption(t) for t in ([text] if isinstance(text, str) else text or []))
+                if t
+            ]  # fmt: skip
+            if not is_inside(root, path):
+                collection.skipped["paths that leave the folder"].append(where)
+            elif not (root / path).is_file():
+                collection.skipped["pictures missing"].append(f"{name} ({where})")
+            elif not found:
+                collection.skipped["rows without a caption"].append(where)
+            else:
+                captions.setdefault(path, []).extend(found)
+    collection.records = [Record(path, tuple(captions[path])) for path in sorted(captions)]
+    return collection
+
+
+def read_sidecar(root: Path) -> Collection:
+    """Pictures with a .txt of the same name beside them; each line of it that is not empty is a
+    caption."""
+    collection = Collection(root.resolve().name, "sidecar", root, [])
+    files = {p.relative_to(root).as_posix(): p for p in _walk(root)}
+    texts = {str(PurePosixPath(n).with_suffix("")): p for n, p in files.items()
+             if p.suffix.lower() == ".txt"}  # fmt: skip
+    used = set()
+    for name, path in files.items():
+        if path.suffix.lower() not in PICTURE_SUFFIXES:
+            continue
+        stem = str(PurePosixPath(name).with_suffix(""))
+        if stem not in texts:
+            collection.skipped["pictures without a .txt"].append(name)
+            continue
+        used.add(stem)
+        lines = [clean_caption(line) for line in read_text(texts[stem]).splitlines()]
+        captions = tuple(line for line in lines if line)
+        if not is_inside(root, name):
+            collection.skipped["links that leave the folder"].append(name)
+        elif captions:
+            collection.records.append(Record(name, captions))
+        else:
+            collection.skipped["pictures with an empty .txt"].append(name)
+    for stem in texts.keys() - used:
+        collection.skipped[".txt without a picture"].append(stem + ".txt")
+    return collection
+
+
+def read_pairs(pairs: Iterable[tuple[str | Path, str | Sequence[str]]]) -> Collection:
+    """A Python list of (picture path, caption or captions)."""
+    collection = Collection("pairs", "list", None, [])
+    for path, captions in pairs:
+        texts = [captions] if isinstance(captions, str) else captions
+        found = tuple(t for t in map(clean_caption, texts) if t)
+        if not Path(path).is_file():
+            collection.skipped["pictures missing"].append(str(path))
+        elif not found:
+            collection.skipped["pictures without a caption"].append(str(path))
+        else:
+            collection.records.append(Record(Path(path).as_posix(), found))
+    return collection
+
+
+def clean_caption(text: object) -> str:
+    """NFC, without control characters, white space folded; "" for what is not text."""
+    if not isinstance(text, str):
+        return ""
+    text = unicodedata.normalize("NFC", text.replace("\0", " ").replace("\ufeff", ""))
+    return " ".join(text.split())
+
+
+def is_inside(root: Path, path: str) -> bool:
+    """Whether the relative `path`, links followed, stays below root."""
+    if PurePosixPath(path).is_absolute() or ":" in path.split("/")[0] or ".." in path.split("/"):
+        return False
+    return (root / path).resolve().is_relative_to(root.resolve())
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, byte order mark removed. Raises UserError naming the line."""
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8") from None
+
+
+def _metadata_files(root: Path) -> list[Path]:
+    files = [p for name in METADATA_NAMES for p in (root / name, *sorted(root.glob(f"*/{name}")))]
+    files = [p for p in files if p.is_file()]
+    if len({p.suffix for p in files}) > 1:
+        raise UserError(f"{root} holds both metadata.jsonl and metadata.csv; keep one of them")
+    return files
+
+
+def _rows(metadata: Path) -> Iterator[tuple[int, dict]]:
+    """(line number, row) of a metadata file. Raises UserError on a line that cannot be read."""
+    text = read_text(metadata)
+    if metadata.suffix == ".csv":
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        try:
+            for row in reader:
+                yield reader.line_num, row
+        except csv.Error as error:
+            raise UserError(f"{metadata}, line {reader.line_num}: {error}") from None
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{metadata}, line {number}: not JSON ({error})") from None
+        if not isinstance(row, dict):
+            raise UserError(f'{metadata}, line {number}: not an object like {{"file_name": ...}}')
+        yield number, row
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """All files below root in a fixed order, without the litter of operating systems."""
+    for folder, names, files in os.walk(root):
+        names[:] = sorted(n for n in names if not n.startswith(".") and n != "__MACOSX")
+        for name in sorted(files):
+            if not name.startswith(".") and name != "Thumbs.db":
+                yield Path(folder, name)

@@ -1,0 +1,379 @@
+"""How does a caption become a picture?
+
+    embedding -> LSTM -> multi-head self-attention -> fully connected layer -> residual decoder
+
+Shapes, the same letters in every file:
+    B pictures, L tokens of the longest caption, D width of the text, Z width of the noise,
+    A parameters of the augmentation, C channels, H W height and width, N heads, V words known.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from tokenizer import PAD, Tokenizer
+
+IMAGE_SIZES = (32, 64, 128, 256)
+TEXT_ENCODERS = ("lstm", "attention", "both")
+AUGMENTATION_DIM = 8  # what augment.py tells the generator about each training picture; 0 = nothing
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    image_size: int = 64  # pixels; one of IMAGE_SIZES
+    text_encoder: str = "both"  # lstm | attention | both, one after the other
+    text_dim: int = 192  # D, width of words and captions
+    max_tokens: int = 64  # longer captions are cut
+    num_heads: int = 4  # N, of every attention
+    word_attention: bool = True  # the 4x4 and 8x8 features look at the words
+    noise_dim: int = 16  # Z; 0 = one picture per caption
+    # C at 4, 8, 16, 32, 64 and 128 px; a model of S px uses those below S.
+    channels: tuple[int, ...] = (192, 144, 96, 64, 48, 32)
+
+    def __post_init__(self) -> None:
+        if self.image_size not in IMAGE_SIZES:
+            raise ValueError(f"image_size must be one of {IMAGE_SIZES}, not {self.image_size}")
+        if self.text_encoder not in TEXT_ENCODERS:
+            raise ValueError(
+                f"text_encoder must be one of {TEXT_ENCODERS}, not {self.text_encoder!r}"
+            )
+        if self.text_dim % (2 * self.num_heads) or any(c % self.num_heads for c in self.channels):
+            raise ValueError("num_heads must divide half of text_dim and every entry of channels")
+        if len(self.channels) < len(self.resolutions):
+            raise ValueError(f"channels needs an entry for each of {self.resolutions} px")
+        if self.noise_dim < 0 or self.max_tokens < 2:
+            raise ValueError("noise_dim must be 0 or more and max_tokens 2 or more")
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Sizes of the feature maps: 4, 8, ... half of image_size."""
+        return tuple(4 * 2**i for i in range(int(math.log2(self.image_size)) - 2))
+
+
+def from_uint8(pictures: Tensor) -> Tensor:
+    """uint8 0..255 -> float32 -1..1, any shape."""
+    return pictures.float() / 127.5 - 1
+
+
+def to_uint8(pictures: Tensor) -> Tensor:
+    """float -1..1 -> uint8 0..255, any shape; values outside are clamped."""
+    return ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor, num_heads: int
+) -> tuple[Tensor, Tensor]:
+    """Scaled dot-product attention (Vaswani et al. 2017, eq. 1) with several heads.
+
+    query (B, Q, C), key and value (B, L, C), key_mask (B, L) True where there is a word
+    -> result (B, Q, C), weights (B, N, Q, L) that sum to 1 over L and are 0 on padding.
+    """
+    query, key, value = (
+        x.unflatten(2, (num_heads, -1)).transpose(1, 2) for x in (query, key, value)
+    )
+    scores = query @ key.transpose(2, 3) / math.sqrt(query.shape[3])  # (B, N, Q, L)
+    weights = scores.masked_fill(~key_mask[:, None, None, :], float("-inf")).softmax(dim=3)
+    return (weights @ value).transpose(1, 2).flatten(2), weights  # (B, Q, C)
+
+
+class MultiHeadSelfAttention(nn.Module):
+    """Every word looks at every word: LayerNorm(x + attention(x))."""
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.query_key_value = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, L, D), mask (B, L) True on words -> (B, L, D), weights (B, N, L, L)."""
+        query, key, value = self.query_key_value(x).chunk(3, dim=2)
+        attended, weights = attend(query, key, value, mask, self.num_heads)
+        return self.norm(x + self.out(attended)), weights
+
+
+class TextEncoder(nn.Module):
+    """Embedding -> LSTM (order, local context) -> self-attention (any word to any word)."""
+
+    def __init__(self, config: ModelConfig, num_words: int):
+        super().__init__()
+        dim = config.text_dim
+        self.embedding = nn.Embedding(num_words, dim, padding_idx=PAD)
+        self.lstm = self.positions = self.attention = None
+        if config.text_encoder != "attention":
+            self.lstm = nn.LSTM(dim, dim // 2, batch_first=True, bidirectional=True)
+        else:  # without an LSTM nothing else would tell the order of the words
+            self.positions = nn.Parameter(torch.empty(config.max_tokens, dim))
+        if config.text_encoder != "lstm":
+            self.attention = MultiHeadSelfAttention(dim, config.num_heads)
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """tokens (B, L) int64, at least one word in each row, padding at the end
+        -> words (B, L, D), mask (B, L) True on words, self-attention (B, N, L, L) or None.
+        """
+        mask = tokens != PAD
+        x = self.embedding(tokens)  # (B, L, D)
+        weights = None
+        if self.lstm is not None:
+            packed = pack_padded_sequence(
+                x, mask.sum(dim=1).cpu(), batch_first=True, enforce_sorted=False
+            )
+            x, _ = pad_packed_sequence(
+                self.lstm(packed)[0], batch_first=True, total_length=tokens.shape[1]
+            )  # (B, L, D), zero on padding
+        else:
+            x = x + self.positions[: tokens.shape[1]]
+        if self.attention is not None:
+            x, weights = self.attention(x, mask)
+        return x, mask, weights
+
+
+class WordAttention(nn.Module):
+    """Each place of a feature map looks for its words: pre-norm cross-attention, then an MLP."""
+
+    def __init__(self, channels: int, size: int, text_dim: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.positions = nn.Parameter(torch.empty(size * size, channels))
+        self.norm = nn.LayerNorm(channels)
+        self.query = nn.Linear(channels, channels)
+        self.key_value = nn.Linear(text_dim, 2 * channels)
+        self.out = nn.Linear(channels, channels)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(channels),
+            nn.Linear(channels, 2 * channels),
+            nn.GELU(),
+            nn.Linear(2 * channels, channels),
+        )
+
+    def forward(self, x: Tensor, words: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, C, H, W), words (B, L, D), mask (B, L) -> (B, C, H, W), weights (B, N, HW, L)."""
+        height, width = x.shape[2:]
+        x = x.flatten(2).transpose(1, 2)  # (B, HW, C)
+        query = self.query(self.norm(x) + self.positions)
+        key, value = self.key_value(words).chunk(2, dim=2)
+        attended, weights = attend(query, key, value, mask, self.num_heads)
+        x = x + self.out(attended)
+        x = x + self.mlp(x)
+        return x.transpose(1, 2).unflatten(2, (height, width)), weights  # (B, C, H, W)
+
+
+class UpsamplingBlock(nn.Module):
+    """Twice the size: x -> up(skip(x)) + conv(act(FiLM(up(conv(act(x)))))).
+
+    FiLM (Perez et al. 2018): each channel is scaled and shifted by what the caption, the noise and
+    the augmentation say. Channels change before the size does, where it costs a quarter.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, condition_dim: int):
+        super().__init__()
+        self.skip = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.film = nn.Linear(condition_dim, 2 * out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """x (B, C, H, W), condition (B, K) -> (B, C', 2H, 2W)."""
+        branch = torch.cat([self.skip(x), self.conv1(F.leaky_relu(x, 0.2))], dim=1)
+        branch = F.interpolate(branch, scale_factor=2, mode="bilinear")  # (B, 2C', 2H, 2W)
+        skip, h = branch.chunk(2, dim=1)
+        scale, shift = self.film(condition)[:, :, None, None].chunk(2, dim=1)
+        return skip + self.conv2(F.leaky_relu(h * (1 + scale) + shift, 0.2))
+
+
+class TextToImageModel(nn.Module):
+    """Captions and noise in, pictures out, in one pass. See ModelConfig for the parts.
+
+    The state_dict carries configuration and vocabulary, and load_state_dict rebuilds the modules
+    where they differ, so that TextToImageModel() can load any trained file. Make optimisers after.
+    """
+
+    def __init__(self, config: ModelConfig | None = None, tokenizer: Tokenizer | None = None):
+        super().__init__()
+        self._build(config or ModelConfig(), tokenizer or Tokenizer())
+
+    def _build(self, config: ModelConfig, tokenizer: Tokenizer) -> None:
+        self.config, self.tokenizer = config, tokenizer
+        sizes, channels = config.resolutions, config.channels
+        input_dim = config.text_dim + config.noise_dim
+        condition_dim = 2 * config.text_dim
+        self.text_encoder = TextEncoder(config, len(tokenizer))
+        self.fully_connected = nn.Linear(input_dim, channels[0] * 4 * 4)
+        self.condition = nn.Linear(input_dim + AUGMENTATION_DIM, condition_dim)
+        self.word_attention = nn.ModuleList(
+            WordAttention(c, size, config.text_dim, config.num_heads)
+            for c, size in zip(channels, sizes[:2], strict=False)
+            if config.word_attention
+        )
+        self.decoder = nn.ModuleList(
+            UpsamplingBlock(channels[i], channels[i + 1], condition_dim)
+            for i in range(len(sizes) - 1)
+        )
+        # The last doubling is a pixel shuffle (Shi et al. 2016): the costly convolutions stay at
+        # half the size of the picture.
+        self.to_subpixels = nn.Conv2d(channels[len(sizes) - 1], 4 * 16, 3, padding=1)
+        self.to_rgb = nn.Conv2d(16, 3, 3, padding=1)
+        self._initialise()
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """All weights, one paragraph a rule."""
+        # Convolutions and layers before a leaky ReLU: keep the variance (He et al. 2015).
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(module.weight, a=0.2)
+                if module.bias is not None:
+                    module.bias.zero_()
+        # Linear layers with no activation behind them, skips and the picture itself: gain 1.
+        for module in self.modules():
+            if isinstance(module, (MultiHeadSelfAttention, WordAttention)):
+                for layer in module.children():
+                    if isinstance(layer, nn.Linear):
+                        nn.init.xavier_uniform_(layer.weight)
+        for block in self.decoder:
+            nn.init.kaiming_normal_(block.skip.weight, nonlinearity="linear")
+        nn.init.kaiming_normal_(self.to_rgb.weight, nonlinearity="linear")
+        # Residual branches share the variance of the trunk, so that depth does not blow it up;
+        # not zero, so that gradients reach every layer from the first step.
+        for block in self.decoder:
+            block.conv2.weight.mul_(len(self.decoder) ** -0.5)
+        # Branches of the attention over words start at nothing: a plain decoder at first.
+        for attention in self.word_attention:
+            attention.out.weight.zero_()
+            attention.mlp[3].weight.zero_()
+            nn.init.normal_(attention.positions, std=0.5)
+        # FiLM starts at scale 1, shift 0 (Perez et al. 2018).
+        for block in self.decoder:
+            block.film.weight.zero_()
+        # The four sub-pixels start equal, which leaves no checkerboard (Aitken et al. 2017, ICNR).
+        weight = self.to_subpixels.weight
+        weight.copy_(weight[::4].repeat_interleave(4, dim=0))
+        # Words: unit variance; the padding word stays zero.
+        nn.init.normal_(self.text_encoder.embedding.weight)
+        self.text_encoder.embedding.weight[PAD].zero_()
+        if self.text_encoder.positions is not None:
+            nn.init.normal_(self.text_encoder.positions)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        noise: Tensor,
+        augmentation: Tensor | None = None,
+        return_attention: bool = False,
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Draw a batch.
+
+        Args:
+            tokens: (B, L) int64, from `tokenize`.
+            noise: (B, Z) float, standard normal.
+            augmentation: (B, A) float, how each training picture was changed; None = not at all
+                (Karras et al. 2022, non-leaking augmentation).
+            return_attention: also return a dict of attention weights: "self" (B, N, L, L),
+                "words_4x4" (B, N, 16, L) and "words_8x8" (B, N, 64, L), as far as configured.
+
+        Returns:
+            pictures (B, 3, H, W) float32, about -1..1; not clamped, since a clamp has no gradient.
+        """
+        weights: dict[str, Tensor | None] = {}
+
+        # Text: in float32 also under autocast; it is small and the rest depends on it.
+        with torch.autocast(tokens.device.type, enabled=False):
+            words, mask, weights["self"] = self.text_encoder(tokens)  # (B, L, D)
+            share = mask / mask.sum(dim=1, keepdim=True)  # (B, L)
+            caption = (words * share[:, :, None]).sum(dim=1)  # (B, D) mean over the words
+            inputs = torch.cat([caption, noise], dim=1)  # (B, D + Z)
+            if augmentation is None:
+                augmentation = inputs.new_zeros(len(inputs), AUGMENTATION_DIM)
+            condition = F.silu(self.condition(torch.cat([inputs, augmentation], dim=1)))
+            x = self.fully_connected(inputs).unflatten(1, (-1, 4, 4))  # (B, C, 4, 4)
+
+        # Decoder: look at the words while small, then grow.
+        for i, block in enumerate([*self.decoder, None]):
+            if i < len(self.word_attention):
+                size = self.config.resolutions[i]
+                x, weights[f"words_{size}x{size}"] = self.word_attention[i](x, words, mask)
+                x = x.contiguous(memory_format=torch.channels_last)
+            if block is not None:
+                x = block(x, condition)  # (B, C', 2H, 2W)
+
+        # Picture: four sub-pixels from each place, then one smoothing convolution.
+        x = F.leaky_relu(self.to_subpixels(F.leaky_relu(x, 0.2)), 0.2)  # (B, 64, H/2, W/2)
+        x = self.to_rgb(F.pixel_shuffle(x, 2)).float()  # (B, 3, H, W)
+        if not return_attention:
+            return x
+        return x, {name: weight for name, weight in weights.items() if weight is not None}
+
+    def tokenize(self, captions: Sequence[str]) -> Tensor:
+        """Captions -> tokens (B, L) int64 on the device of the model, padded at the end."""
+        encoded = [self.tokenizer.encode(caption, self.config.max_tokens) for caption in captions]
+        length = max(len(ids) for ids in encoded)
+        padded = [ids + [PAD] * (length - len(ids)) for ids in encoded]
+        return torch.tensor(padded, device=self.to_rgb.weight.device)
+
+    @torch.no_grad()
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        """One picture for each pair of prompt and seed -> (B, 3, H, W) float32 in [-1, 1].
+
+        A picture depends on (weights, prompt, seed) alone. An empty prompt asks for any picture.
+        """
+        noise = [
+            torch.randn(self.config.noise_dim, generator=torch.Generator().manual_seed(seed))
+            for seed in seeds
+        ]  # drawn on the CPU, so that a seed means the same on every device
+        tokens = self.tokenize(prompts)
+        return self(tokens, torch.stack(noise).to(tokens.device)).clamp(-1, 1)
+
+    def generate(
+        self, prompts: str | Sequence[str], seed: int = 0, n: int = 1, batch_size: int = 32
+    ):
+        """Draw n pictures of each prompt, with the seeds seed, seed + 1, ...
+
+        Args:
+            prompts: one caption or several.
+            seed: 0 <= seed < 2**32.
+            n: pictures of each prompt.
+            batch_size: how many are drawn at once; it does not change the pictures.
+
+        Returns:
+            a PIL picture; a list of them where there are several (all of the first prompt first).
+        """
+        from PIL import Image
+
+        if n < 1 or not 0 <= seed <= 2**32 - n:
+            raise ValueError("n must be 1 or more, and the seeds between 0 and 2**32 - 1")
+        single = isinstance(prompts, str)
+        pairs = [(p, seed + i) for p in ([prompts] if single else prompts) for i in range(n)]
+        pictures = []
+        for start in range(0, len(pairs), batch_size):
+            batch = self.draw(*zip(*pairs[start : start + batch_size], strict=True))
+            for pixels in to_uint8(batch).permute(0, 2, 3, 1).cpu().numpy():  # (H, W, 3)
+                pictures.append(Image.fromarray(pixels))
+        return pictures[0] if single and n == 1 else pictures
+
+    def get_extra_state(self) -> dict:
+        """Configuration and vocabulary as plain values; part of every state_dict."""
+        config = asdict(self.config) | {"channels": list(self.config.channels)}
+        return {"config": config, "tokenizer": self.tokenizer.state_dict()}
+
+    def set_extra_state(self, state: dict) -> None:
+        """Nothing left to do: load_state_dict has read it first, to rebuild what differs."""
+
+    def load_state_dict(self, state_dict: dict, strict: bool = True, assign: bool = False):
+        """As torch's, but takes over configuration and vocabulary, rebuilding where they differ."""
+        extra = state_dict.get("_extra_state")
+        if extra is not None:
+            config = ModelConfig(
+                **extra["config"] | {"channels": tuple(extra["config"]["channels"])}
+            )
+            tokenizer = Tokenizer.from_state_dict(extra["tokenizer"])
+            if config != self.config or tokenizer.vocabulary != self.tokenizer.vocabulary:
+                device, training = self.to_rgb.weight.device, self.training
+                self._build(config, tokenizer)
+                self.to(device).train(training)
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)

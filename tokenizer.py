@@ -1,0 +1,106 @@
+"""How does a caption become numbers? Words of any script, in a vocabulary learnt from captions."""
+
+import difflib
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from functools import lru_cache
+
+PAD, UNKNOWN, START = 0, 1, 2
+SPECIAL_TOKENS = ["<pad>", "<unk>", "<start>"]
+# Scripts written without spaces: each letter is a word of its own.
+UNSPACED = (
+    "CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN",
+)  # fmt: skip
+
+
+@lru_cache(maxsize=65536)
+def _kind(character: str) -> str:
+    """One of: letter, mark (accents and vowel signs), digit, alone, space."""
+    category = unicodedata.category(character)
+    if category == "Lo" and unicodedata.name(character, "").startswith(UNSPACED):
+        return "alone"
+    return {"L": "letter", "M": "mark", "N": "digit", "P": "alone", "S": "alone"}.get(
+        category[0], "space"
+    )
+
+
+def split_words(caption: str) -> list[str]:
+    """Split a caption into lower-case words, numbers and single signs.
+
+    Normalised by Unicode NFKC first. Accents and vowel signs stay with their letter, "don't" is one
+    word, "3rd" is two, and scripts written without spaces give one token a letter.
+    """
+    words: list[str] = []
+    previous = "space"
+    text = unicodedata.normalize("NFKC", caption).lower().replace("\u2019", "'")
+    for i, character in enumerate(text):
+        kind = _kind(character)
+        if (
+            character == "'"
+            and previous == "letter"
+            and _kind(text[i + 1 : i + 2] or " ") == "letter"
+        ):
+            kind = "letter"
+        if kind == "mark" and previous != "space":
+            words[-1] += character
+            continue
+        if kind in ("letter", "digit") and kind == previous:
+            words[-1] += character
+        elif kind != "space":
+            words.append(character)
+        previous = kind
+    return words
+
+
+class Tokenizer:
+    """Words <-> numbers. The vocabulary is a plain list, special tokens first."""
+
+    def __init__(self, vocabulary: Iterable[str] = SPECIAL_TOKENS):
+        self.vocabulary = list(vocabulary)
+        if self.vocabulary[: len(SPECIAL_TOKENS)] != SPECIAL_TOKENS:
+            raise ValueError(f"a vocabulary starts with {SPECIAL_TOKENS}")
+        self.ids = {word: i for i, word in enumerate(self.vocabulary)}
+
+    @classmethod
+    def learn(
+        cls, captions: Iterable[str], min_count: int = 2, max_size: int = 20_000
+    ) -> "Tokenizer":
+        """Keep the words that occur at least min_count times, the most frequent max_size of them.
+
+        max_size counts the special tokens too. Equal counts are ordered by the alphabet, so that
+        the same captions in any order give the same vocabulary.
+        """
+        counts = Counter(word for caption in captions for word in split_words(caption))
+        ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        words = [word for word, count in ranked if count >= min_count]
+        return cls(SPECIAL_TOKENS + words[: max_size - len(SPECIAL_TOKENS)])
+
+    def __len__(self) -> int:
+        return len(self.vocabulary)
+
+    def encode(self, caption: str, max_tokens: int | None = None) -> list[int]:
+        """<start> and the numbers of the words, cut to max_tokens in all. Unseen words: UNKNOWN."""
+        ids = [START] + [self.ids.get(word, UNKNOWN) for word in split_words(caption)]
+        return ids[:max_tokens]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The words of these numbers with spaces between; padding and <start> are left out."""
+        return " ".join(self.vocabulary[i] for i in ids if i not in (PAD, START))
+
+    def unknown_words(self, caption: str) -> dict[str, str | None]:
+        """Each word of the caption that is not in the vocabulary -> the nearest known one."""
+        known = self.vocabulary[len(SPECIAL_TOKENS) :]
+        return {
+            word: next(iter(difflib.get_close_matches(word, known, n=1)), None)
+            for word in split_words(caption)
+            if word not in self.ids
+        }
+
+    def state_dict(self) -> dict:
+        """Plain values from which from_state_dict makes an equal tokenizer."""
+        return {"vocabulary": list(self.vocabulary)}
+
+    @classmethod
+    def from_state_dict(cls, state: dict) -> "Tokenizer":
+        return cls(state["vocabulary"])

@@ -1,0 +1,414 @@
+"""How does the model learn? One loop over captioned pictures.
+
+    python train.py                         the built-in scenes, about 10 minutes on 2 CPU cores
+    python train.py --data FOLDER           your own captioned pictures
+    python train.py --preset smoke          a minute, to see that everything works
+
+Everything is left in results/<run>/. Repeat the command to resume; see README.md.
+"""
+
+import copy
+import json
+import math
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import checkpoint
+import figures
+from augment import augment
+from command_line import UserError, choose_device, provenance, run, setting
+from dataset import FITS, RESIZE_FILTERS, CaptionedImages
+from losses import regression_loss, sliced_wasserstein_loss
+from model import IMAGE_SIZES, TEXT_ENCODERS, ModelConfig, TextToImageModel, from_uint8, to_uint8
+from tokenizer import PAD, START, UNKNOWN, Tokenizer, split_words
+
+WARM_UP = 3_000  # images over which the learning rate rises; at most a tenth of the run
+FINAL_LR = 0.03  # share of the learning rate that the cosine ends on
+BETAS = (0.9, 0.99)  # of AdamW; the second shorter than usual, as runs are short
+GRADIENT_CLIP = 1.0  # largest norm of the gradient
+EMA_SHARE = 0.05  # half-life of the averaged weights, as a share of the images seen so far
+SHARPEN_FROM, SHARPEN_TO = 0.4, 0.6  # of the run: where the sharpness term is ramped in
+NUM_VALIDATION = 512  # validation pictures that the validation loss is taken over
+NUM_SAMPLES = 16  # captions of the sample sheets
+DRAW_BATCH = 64
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    data: str = setting("", "folder of captioned pictures; none: the built-in scenes")
+    run: str = setting("", "name of the folder in results/; none: named after the data")
+    images: int = setting(100_000, "length of the run, in images seen")
+    batch_size: int = setting(64, "images a step")
+    lr: float = setting(1.5e-3, "largest learning rate")
+    image_size: int = setting(64, "width and height in pixels", IMAGE_SIZES)
+    seed: int = setting(0, "decides everything that is random; same seed, same bits on a CPU")
+    device: str = setting("auto", "where to compute", ("auto", "cpu", "cuda"))
+    precision: str = setting(
+        "auto", "of the convolutions; auto: bfloat16 where the hardware has it",
+        ("auto", "float32", "bfloat16"),
+    )  # fmt: skip
+    text_encoder: str = setting(
+        "both", "LSTM, self-attention or one after the other", TEXT_ENCODERS
+    )
+    word_attention: bool = setting(True, "let small feature maps look at the words")
+    noise_dim: int = setting(16, "width of the noise; 0: one picture a caption")
+    sharpen: float = setting(2.0, "weight of the sharpness term; 0: squared error alone")
+    augment: float = setting(0.3, "share of the training pictures that are varied; 0: none")
+    flip: bool = setting(False, "mirror half of the training pictures")
+    word_dropout: float = setting(0.02, "share of words that training hides; teaches <unk>")
+    caption_dropout: float = setting(0.02, "share of captions that training hides; teaches ''")
+    min_count: int = setting(2, "captions' words rarer than this are unknown")
+    resize: str = setting("lanczos", "filter; nearest for pixel art", tuple(RESIZE_FILTERS))
+    fit: str = setting("crop", "what to do with pictures that are not square", FITS)
+    sample_every: int = setting(10_000, "images between sample sheets, validations, checkpoints")
+    stop_after: int = setting(0, "save and stop after this many images; 0: at the end")
+
+    def __post_init__(self) -> None:
+        for name in ("images", "batch_size", "lr", "sample_every"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"--{name.replace('_', '-')} must be more than 0")
+        for name in ("augment", "word_dropout", "caption_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"--{name.replace('_', '-')} is a share and must be within 0 and 1")
+        for name in ("seed", "noise_dim", "sharpen", "stop_after"):
+            if getattr(self, name) < 0:
+                raise UserError(f"--{name.replace('_', '-')} must be 0 or more")
+        if self.run and Path(self.run).name != self.run:
+            raise UserError(f"--run {self.run!r} must be a plain name, without folders")
+
+    def run_name(self) -> str:
+        return self.run or (Path(self.data).resolve().name if self.data else "scenes")
+
+
+PRESETS = {
+    "default": {},
+    # A minute on two cores: blurred places and colours, nothing more.
+    "smoke": {"images": 2_048, "sample_every": 1_024, "run": "smoke"},
+    # Not yet measured.
+    "gpu-128": {"images": 5_000_000, "image_size": 128, "batch_size": 256, "sample_every": 200_000},
+}
+# May differ between a run and its continuation without changing what is learnt.
+FREE_TO_CHANGE = {"images", "device", "sample_every", "stop_after"}
+
+
+def generator_for(seed: int, stream: int, clock: int, device: str = "cpu") -> torch.Generator:
+    """A generator that depends on these whole numbers alone, not on what was drawn before."""
+    mixed = np.random.SeedSequence([seed, stream, clock]).generate_state(1)[0]
+    return torch.Generator(device).manual_seed(int(mixed))
+
+
+def choose_precision(config: TrainConfig, device: str) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it faster; float32 elsewhere."""
+    if config.precision != "auto":
+        return getattr(torch, config.precision)
+    if device == "cuda":
+        has_bfloat16 = torch.cuda.get_device_capability() >= (8, 0)
+    else:  # private in torch, so missing is a no
+        has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+class Order:
+    """Which item is seen when: a fresh permutation each epoch, from (seed, epoch) alone."""
+
+    def __init__(self, num_items: int, seed: int):
+        self.num_items, self.seed, self.epoch, self.permutation = num_items, seed, -1, None
+
+    def __getitem__(self, clock: int) -> int:
+        epoch, place = divmod(clock, self.num_items)
+        if epoch != self.epoch:
+            generator = generator_for(self.seed, 0, epoch)
+            self.permutation = torch.randperm(self.num_items, generator=generator).tolist()
+            self.epoch = epoch
+        return self.permutation[place]
+
+
+def hide_words(tokens: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
+    """Word dropout (gives <unk> a meaning) and caption dropout ('' asks for any picture)."""
+    words = (tokens != PAD) & (tokens != START)
+    hidden = torch.rand(tokens.shape, generator=generator) < config.word_dropout
+    tokens = torch.where(words & hidden, UNKNOWN, tokens)
+    dropped = torch.rand(len(tokens), 1, generator=generator) < config.caption_dropout
+    return torch.where(words & dropped, PAD, tokens)
+
+
+def learning_rate(config: TrainConfig, clock: int, start: int) -> float:
+    """Warm-up, then cosine down to FINAL_LR at the end of the run that began at `start`."""
+    done, length = clock - start, config.images - start
+    warm_up = min(1.0, (done + config.batch_size) / min(WARM_UP, length / 10))
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done / length)))
+    return config.lr * warm_up * (FINAL_LR + (1 - FINAL_LR) * cosine)
+
+
+def sharpen_weight(config: TrainConfig, clock: int, start: int) -> float:
+    """0 while content and place are learnt, ramped in, and full when training goes on later."""
+    progress = 1.0 if start > 0 else clock / config.images
+    return config.sharpen * min(
+        1.0, max(0.0, (progress - SHARPEN_FROM) / (SHARPEN_TO - SHARPEN_FROM))
+    )
+
+
+def step_losses(
+    drawn: Tensor, real: Tensor, weight: float, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """The terms by name; their sum, the second times weight, is what is minimised."""
+    losses = {"regression_loss": regression_loss(drawn, real)}
+    if weight > 0:
+        losses["sharpness_loss"] = sliced_wasserstein_loss(drawn, real, generator)
+    return losses
+
+
+@torch.no_grad()
+def update_ema(ema: nn.Module, model: nn.Module, clock: int, batch_size: int) -> None:
+    """Average of the weights whose half-life is EMA_SHARE of the images seen so far."""
+    decay = 0.5 ** (batch_size / max(EMA_SHARE * clock, batch_size))
+    torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
+
+
+@torch.no_grad()
+def validate(model: TextToImageModel, dataset: CaptionedImages, device: str) -> dict[str, float]:
+    """Mean of each loss term over validation pictures, first captions and fixed noise."""
+    num = min(NUM_VALIDATION, len(dataset))
+    totals: dict[str, float] = {}
+    for start in range(0, num, DRAW_BATCH):
+        numbers = range(start, min(start + DRAW_BATCH, num))
+        pictures, captions = dataset.batch(numbers)
+        drawn = model.draw([c[0] for c in captions], list(numbers))
+        losses = step_losses(
+            drawn, from_uint8(pictures).to(device), 1.0, generator_for(0, 1, start)
+        )
+        for name, loss in losses.items():
+            totals[name] = totals.get(name, 0.0) + loss.item() * len(numbers) / num
+    return totals
+
+
+def save_sample_sheet(
+    path: Path, model: TextToImageModel, dataset: CaptionedImages, title: str
+) -> None:
+    """Captions never trained on, spread evenly over the validation pictures; nothing is picked."""
+    num = min(NUM_SAMPLES, len(dataset))
+    pictures, captions = dataset.batch([i * len(dataset) // num for i in range(num)])
+    first = [c[0] for c in captions]
+    rows = {"real": pictures}
+    for seed in (0, 1):
+        rows[f"drawn, seed {seed}"] = to_uint8(model.draw(first, [seed] * num))
+    figures.save_samples(path, rows, first, title)
+
+
+class StopRequest:
+    """Turns Ctrl-C into a flag that is looked at between steps; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> "StopRequest":
+        self.previous = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *_) -> None:
+        signal.signal(signal.SIGINT, self.previous)
+
+    def _ask(self, *_) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def check_captions(config: TrainConfig, captions: list[str]) -> None:
+    if config.flip:
+        sided = next((c for c in captions if {"left", "right"} & set(split_words(c))), None)
+        if sided:
+            raise UserError(f"--flip would make captions wrong that say left or right: {sided!r}")
+
+
+def new_state(config: TrainConfig, captions: list[str]) -> dict:
+    """The state of a run that has seen nothing yet; the same dict that a checkpoint holds."""
+    tokenizer = Tokenizer.learn(captions, config.min_count)
+    names = ("image_size", "text_encoder", "word_attention", "noise_dim")
+    model_config = ModelConfig(**{name: getattr(config, name) for name in names})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        weights = TextToImageModel(model_config, tokenizer).state_dict()
+    return {"model": weights, "ema": copy.deepcopy(weights), "optimizer": None, "images_seen": 0,
+            "start": 0, "seconds": 0.0, "sums": {}, "config": asdict(config)}  # fmt: skip
+
+
+def resume(config: TrainConfig, folder: Path) -> dict | None:
+    """The state that the run was left in, ready to go on with this config; None if it is new.
+
+    Raises UserError where the run was trained with other settings.
+    """
+    path = folder / "checkpoint.pth"
+    if not path.exists():
+        return None
+    state = checkpoint.load(path)
+    if "images_seen" not in state:
+        raise UserError(f"{path} is no checkpoint of train.py; choose another --run NAME")
+    old, new = state["config"], asdict(config)
+    changed = [n for n in new if old.get(n) != new[n] and n not in FREE_TO_CHANGE]
+    if changed:
+        what = ", ".join(
+            f"--{n.replace('_', '-')} was {old.get(n)!r}, is {new[n]!r}" for n in changed
+        )
+        raise UserError(f"{folder} was trained with other settings ({what}); give this run another "
+                        "name with --run NAME, or repeat the old settings")  # fmt: skip
+    if state["images_seen"] >= old["images"]:
+        state["start"] = state["images_seen"]  # finished: more images are a schedule of their own
+    elif old["images"] != config.images:
+        raise UserError(f"{folder} is not finished ({state['images_seen']:,} of {old['images']:,} "
+                        "images); finish it before --images changes")  # fmt: skip
+    return state | {"config": new}
+
+
+def main(config: TrainConfig) -> Path:
+    """Train, or go on training; returns the run's folder."""
+    device = choose_device(config.device)
+    precision = choose_precision(config, device)
+    folder = checkpoint.RESULTS / config.run_name()
+    state = resume(config, folder)
+    if state and state["images_seen"] >= config.images:
+        print(f"{folder} is finished: {state['images_seen']:,} images seen. To draw: python "
+              f'generate.py --input "..."; to train on: --images {2 * config.images}')  # fmt: skip
+        return folder
+
+    # Data
+    options = {"image_size": config.image_size, "resize": config.resize, "fit": config.fit}
+    dataset = CaptionedImages(config.data or None, "train", **options)
+    validation = CaptionedImages(config.data or None, "validation", **options)
+    if not len(dataset) or not len(validation):
+        raise UserError("too few pictures: training and validation need at least one each")
+    captions = dataset.captions()
+    check_captions(config, captions)
+    state = state or new_state(config, captions)
+
+    # Model
+    model = TextToImageModel()
+    model.load_state_dict(state["model"])
+    model.to(device, memory_format=torch.channels_last)
+    ema = copy.deepcopy(model).requires_grad_(False)
+    ema.load_state_dict(state["ema"])
+    optimizer = torch.optim.AdamW(model.parameters(), betas=BETAS, weight_decay=0.01, fused=True)
+    if state["optimizer"]:
+        optimizer.load_state_dict(state["optimizer"])
+    clock, start, sums = state["images_seen"], state["start"], state["sums"]
+
+    # What a person wants to know first
+    tokenizer = model.tokenizer
+    lengths = [len(tokenizer.encode(c)) for c in captions]
+    print(dataset.summary())
+    print(f"  vocabulary: {len(tokenizer):,} words; {sum(n > model.config.max_tokens for n in lengths):,}"
+          f" captions cut to {model.config.max_tokens} tokens (the longest has {max(lengths)})")  # fmt: skip
+    print(f"model: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {device}, "
+          f"{str(precision).removeprefix('torch.')}")  # fmt: skip
+    print(f"run: {folder}, {config.images:,} images" + (f", from image {clock:,}" if clock else ""))
+    folder.mkdir(parents=True, exist_ok=True)
+    about = provenance(device) | {"train": asdict(config), "model": asdict(model.config)}
+    (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n")
+    metrics_file = folder / "metrics.jsonl"
+    lines = metrics_file.read_text().splitlines() if metrics_file.exists() and clock else []
+    metrics = [m for m in map(json.loads, lines) if m["images"] <= clock]
+    metrics_file.write_text("".join(json.dumps(m) + "\n" for m in metrics))
+
+    def log(split: str, values: dict[str, float]) -> None:
+        rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
+        metrics.append({"images": clock, "split": split} | rounded)
+        with open(metrics_file, "a") as file:
+            file.write(json.dumps(metrics[-1]) + "\n")
+
+    def save() -> None:
+        checkpoint.save(
+            {"model": model.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict(),
+             "images_seen": clock, "start": start, "seconds": seconds, "sums": sums,
+             "config": asdict(config)},
+            folder / "checkpoint.pth",
+        )  # fmt: skip
+
+    order = Order(len(dataset), config.seed)
+    end = min(config.images, config.stop_after or config.images)
+    log_every = max(1, config.sample_every // 10)
+    seconds, resumed_seconds, resumed_clock = state["seconds"], state["seconds"], clock
+    began = time.monotonic()
+    bar = tqdm(total=config.images, initial=clock, unit="img", desc="training", smoothing=0.05)
+    with StopRequest() as stop, bar:
+        while clock < end and not stop.asked:
+            # Data: what a step sees depends on (seed, clock) alone
+            rng = generator_for(config.seed, 2, clock)
+            batch_size = min(config.batch_size, config.images - clock)
+            pictures, choices = dataset.batch([order[clock + i] for i in range(batch_size)])
+            chosen = torch.rand(batch_size, generator=rng).tolist()
+            texts = [c[int(u * len(c))] for c, u in zip(choices, chosen, strict=True)]
+            tokens = hide_words(model.tokenize(texts).cpu(), config, rng).to(device)
+            noise = torch.randn(batch_size, config.noise_dim, generator=rng).to(device)
+            real, changes = augment(
+                pictures.to(device), config.augment, config.flip,
+                generator_for(config.seed, 3, clock, device),
+            )  # fmt: skip
+
+            # Losses
+            with torch.autocast(device, precision, enabled=precision != torch.float32):
+                drawn = model(tokens, noise, changes)  # (B, 3, H, W)
+            weight = sharpen_weight(config, clock, start)
+            losses = step_losses(drawn, real, weight, rng)
+            total = losses["regression_loss"] + weight * losses.get("sharpness_loss", 0)
+            for name, loss in losses.items():
+                if not math.isfinite(loss.item()):
+                    raise UserError(f"{name} became {loss.item()} after {clock:,} images; the last "
+                                    "checkpoint is kept; a smaller --lr may help")  # fmt: skip
+                sums.setdefault(name, []).append(loss.item())
+
+            # Update
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config, clock, start)
+            optimizer.zero_grad()
+            total.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_CLIP)
+            optimizer.step()
+            before, clock = clock, clock + batch_size
+            update_ema(ema, model, clock, batch_size)
+
+            # Log
+            seconds = resumed_seconds + time.monotonic() - began
+            bar.update(batch_size)
+            bar.set_postfix(loss=f"{total.item():.4f}", refresh=False)
+            done = clock >= end or stop.asked
+            if clock // log_every > before // log_every or clock == config.images:
+                means = {name: sum(values) / len(values) for name, values in sums.items()}
+                rate = (clock - resumed_clock) / (seconds - resumed_seconds)
+                log("train", means | {"lr": optimizer.param_groups[0]["lr"], "seconds": seconds,
+                                      "images_per_second": rate})  # fmt: skip
+                sums = {}
+
+            # Validation, samples, checkpoint
+            if (
+                clock // config.sample_every > before // config.sample_every
+                or clock == config.images
+            ):
+                log("validation", validate(ema, validation, device))
+                title = (
+                    f"{config.run_name()}, {clock:,} images, captions never trained on, not picked"
+                )
+                save_sample_sheet(folder / f"samples/{clock:09d}.png", ema, validation, title)
+                figures.save_loss_curves(folder / "loss.png", metrics)
+                done = True
+            if done:
+                save()
+    if clock < config.images:
+        print(f"\nsaved after {clock:,} of {config.images:,} images; to go on: "
+              f"python {' '.join(sys.argv)}")  # fmt: skip
+    else:
+        print(f'\ndone: {folder} holds checkpoint, loss.png and samples/; to draw: python generate.py '
+              '--input "..."')  # fmt: skip
+    if stop.asked:
+        sys.exit(130)
+    return folder
+
+
+if __name__ == "__main__":
+    run(main, TrainConfig, __doc__, PRESETS)
