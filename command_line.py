@@ -64,6 +64,8 @@ def run(main: Callable, config_class: type, description: str, presets: dict | No
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def choose_device(device: str) -> str:

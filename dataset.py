@@ -7,6 +7,7 @@
 Each picture is decoded once, into a memory-mapped file; epochs after that cost nothing.
 """
 
+import copy
 import hashlib
 import json
 import os
@@ -99,6 +100,12 @@ class CaptionedImages(Dataset):
             list(record.captions),
             record.path,
         )
+
+    def other_split(self, split: str) -> "CaptionedImages":
+        """The same collection, another split of it."""
+        other = copy.copy(self)
+        other.split, other.indices = split, self.splits[split]
+        return other
 
     def batch(self, numbers: Sequence[int]) -> tuple[torch.Tensor, list[tuple[str, ...]]]:
         """The pictures (B, 3, S, S) uint8 and the captions of several items at once."""

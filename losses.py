@@ -8,15 +8,19 @@ from torch import Tensor
 def regression_loss(drawn: Tensor, real: Tensor) -> Tensor:
     """Squared error at full, half and quarter size and of the gradients: content and place.
 
-    Squared, not absolute: the median of all pictures with a caption is an empty background.
+    Squared inside a picture: the median of all pictures with a caption is an empty background. The
+    root of it over pictures: a caption that leaves much open has a large error that nothing can
+    mend, and would drown those that say it all (measured on the scenes, 60 s at 32 px: squared
+    error .107 instead of .128 for captions that tell everything).
     """
-    error = drawn - real  # every term is linear in it before squaring
-    loss = (error[:, :, 1:] - error[:, :, :-1]).square().mean()
-    loss = loss + (error[:, :, :, 1:] - error[:, :, :, :-1]).square().mean()
+    error = drawn - real
+    down = (error[:, :, 1:] - error[:, :, :-1]).square()
+    right = (error[:, :, :, 1:] - error[:, :, :, :-1]).square()
+    squared = down.flatten(1).mean(1) + right.flatten(1).mean(1)  # (B,)
     for _ in range(3):
-        loss = loss + error.square().mean()
+        squared = squared + error.square().flatten(1).mean(1)
         error = F.avg_pool2d(error, 2)  # (B, 3, H/2, W/2)
-    return loss
+    return (squared + 1e-3).sqrt().mean()  # 1e-3: no cliff where a picture is nearly right
 
 
 def sliced_wasserstein_loss(
@@ -24,20 +28,25 @@ def sliced_wasserstein_loss(
 ) -> Tensor:
     """Distance between the patches of each picture and of its real one, at two scales: sharpness.
 
-    Random zero-mean unit-norm 5x5 filters, fresh at each call; the responses of a picture are
-    sorted and compared with the sorted ones of the real picture, so that an edge counts as an edge
+    Random zero-mean unit-norm 5x5 filters, fresh at each call; their responses in a picture are
+    sorted and compared with the sorted ones in the real picture, so that an edge counts as an edge
     even a pixel away from its place. Patch distributions under random filters: Elnekave and Weiss
-    2022 (GPDM); here each picture is paired with its own real one, as a training term.
+    2022 (GPDM); here each picture is paired with its own real one, as a training term. Responses
+    are taken at every second pixel, starting anywhere: sorting a quarter of them takes a quarter of
+    the time.
 
-    generator: of the CPU, decides the filters.
+    generator: of the CPU, decides filters and start.
     """
     loss = drawn.new_zeros(())
     for _ in range(2):
         filters = torch.randn(num_filters, 3, 5, 5, generator=generator)
         filters = filters - filters.mean(dim=(1, 2, 3), keepdim=True)
         filters = (filters / filters.flatten(1).norm(dim=1)[:, None, None, None]).to(drawn.device)
-        responses = [F.conv2d(x, filters).flatten(2) for x in (drawn, real)]  # (B, F, H'W')
-        a, b = (x.float().sort(dim=2).values for x in responses)
+        top, left = torch.randint(2, (2,), generator=generator).tolist()
+        a, b = (
+            F.conv2d(x[:, :, top:, left:], filters, stride=2).flatten(2).sort(dim=2).values
+            for x in (drawn, real)
+        )  # (B, F, about HW/4)
         loss = loss + (a - b).abs().mean()
         drawn, real = F.avg_pool2d(drawn, 2), F.avg_pool2d(real, 2)
     return loss

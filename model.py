@@ -33,7 +33,7 @@ class ModelConfig:
     word_attention: bool = True  # the 4x4 and 8x8 features look at the words
     noise_dim: int = 16  # Z; 0 = one picture per caption
     # C at 4, 8, 16, 32, 64 and 128 px; a model of S px uses those below S.
-    channels: tuple[int, ...] = (192, 144, 96, 64, 48, 32)
+    channels: tuple[int, ...] = (256, 192, 128, 80, 48, 32)
 
     def __post_init__(self) -> None:
         if self.image_size not in IMAGE_SIZES:
@@ -230,7 +230,7 @@ class TextToImageModel(nn.Module):
                 nn.init.kaiming_normal_(module.weight, a=0.2)
                 if module.bias is not None:
                     module.bias.zero_()
-        # Linear layers with no activation behind them, skips and the picture itself: gain 1.
+        # Linear layers with no activation behind them, and skips: gain 1.
         for module in self.modules():
             if isinstance(module, (MultiHeadSelfAttention, WordAttention)):
                 for layer in module.children():
@@ -238,7 +238,8 @@ class TextToImageModel(nn.Module):
                         nn.init.xavier_uniform_(layer.weight)
         for block in self.decoder:
             nn.init.kaiming_normal_(block.skip.weight, nonlinearity="linear")
-        nn.init.kaiming_normal_(self.to_rgb.weight, nonlinearity="linear")
+        # The first pictures are a dim gray: large random ones would cost the first steps.
+        nn.init.normal_(self.to_rgb.weight, std=0.01)
         # Residual branches share the variance of the trunk, so that depth does not blow it up;
         # not zero, so that gradients reach every layer from the first step.
         for block in self.decoder:

@@ -34,7 +34,8 @@ SYNONYMS = {
     "half circle": "semicircle", "drop": "teardrop", "purple": "violet", "gray": "grey",
     "cyan": "turquoise", "at the left": "on the left side", "at the right": "on the right side",
     "in the center": "in the middle", "at the top left": "in the top left corner",
-    "at the top right": "in the top right corner", "at the bottom left": "in the bottom left corner",
+    "at the top right": "in the top right corner",
+    "at the bottom left": "in the bottom left corner",
     "at the bottom right": "in the bottom right corner",
 }  # fmt: skip
 SPLITS = ("train", "validation", "unseen")
@@ -216,14 +217,14 @@ def describe(
 
 
 def choose_named(attributes: dict, rng: random.Random) -> tuple[str, ...]:
-    """Which attributes a caption tells: all of them in two thirds of the captions."""
-    if rng.random() < 2 / 3:
+    """Which attributes a caption tells: all of them in three quarters of the captions."""
+    if rng.random() < 0.75:
         return NAMEABLE
     objects = attributes["objects"]
     if len(objects) == 2 and relation(*objects) and rng.random() < 0.5:
         return ("size", "colour", "background", "relation")
-    left_out = pick(rng, NAMEABLE)
-    return tuple(kind for kind in NAMEABLE if kind != left_out and rng.random() < 0.8)
+    left_out = {pick(rng, NAMEABLE), pick(rng, NAMEABLE)}  # one or two of them
+    return tuple(kind for kind in NAMEABLE if kind not in left_out)
 
 
 def draw(attributes: dict, rng: random.Random, size: int) -> np.ndarray:
@@ -254,7 +255,7 @@ def draw(attributes: dict, rng: random.Random, size: int) -> np.ndarray:
 
 
 def compose(seed: int, index: int, split: str = "train") -> tuple[dict, str, random.Random]:
-    """What `render` draws, without drawing it: attributes, caption, and the generator for `draw`."""
+    """What `render` draws, not yet drawn: attributes, caption, and the generator for `draw`."""
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
     rng = random.Random((seed << 42) + (index << 2) + SPLITS.index(split))

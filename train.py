@@ -36,6 +36,7 @@ BETAS = (0.9, 0.99)  # of AdamW; the second shorter than usual, as runs are shor
 GRADIENT_CLIP = 1.0  # largest norm of the gradient
 EMA_SHARE = 0.05  # half-life of the averaged weights, as a share of the images seen so far
 SHARPEN_FROM, SHARPEN_TO = 0.4, 0.6  # of the run: where the sharpness term is ramped in
+LOGS_PER_SAMPLE = 10  # lines of metrics.jsonl for each sample sheet
 NUM_VALIDATION = 512  # validation pictures that the validation loss is taken over
 NUM_SAMPLES = 16  # captions of the sample sheets
 DRAW_BATCH = 64
@@ -45,7 +46,7 @@ DRAW_BATCH = 64
 class TrainConfig:
     data: str = setting("", "folder of captioned pictures; none: the built-in scenes")
     run: str = setting("", "name of the folder in results/; none: named after the data")
-    images: int = setting(100_000, "length of the run, in images seen")
+    images: int = setting(120_000, "length of the run, in images seen")
     batch_size: int = setting(64, "images a step")
     lr: float = setting(1.5e-3, "largest learning rate")
     image_size: int = setting(64, "width and height in pixels", IMAGE_SIZES)
@@ -221,23 +222,41 @@ class StopRequest:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def check_captions(config: TrainConfig, captions: list[str]) -> None:
+def open_data(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages]:
+    """Training and validation pictures."""
+    dataset = CaptionedImages(
+        config.data or None, image_size=config.image_size, resize=config.resize, fit=config.fit
+    )
+    validation = dataset.other_split("validation")
+    if not len(dataset) or not len(validation):
+        raise UserError(f"{config.data} has too few pictures to train on and to validate with")
     if config.flip:
-        sided = next((c for c in captions if {"left", "right"} & set(split_words(c))), None)
+        sided = [c for c in dataset.captions() if {"left", "right"} & set(split_words(c))]
         if sided:
-            raise UserError(f"--flip would make captions wrong that say left or right: {sided!r}")
+            raise UserError(
+                f"--flip would make captions wrong that say left or right: {sided[0]!r}"
+            )
+    return dataset, validation
 
 
 def new_state(config: TrainConfig, captions: list[str]) -> dict:
-    """The state of a run that has seen nothing yet; the same dict that a checkpoint holds."""
+    """The state of a run that has seen nothing yet: what a checkpoint holds."""
     tokenizer = Tokenizer.learn(captions, config.min_count)
     names = ("image_size", "text_encoder", "word_attention", "noise_dim")
     model_config = ModelConfig(**{name: getattr(config, name) for name in names})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         weights = TextToImageModel(model_config, tokenizer).state_dict()
-    return {"model": weights, "ema": copy.deepcopy(weights), "optimizer": None, "images_seen": 0,
-            "start": 0, "seconds": 0.0, "sums": {}, "config": asdict(config)}  # fmt: skip
+    return {
+        "config": asdict(config),
+        "images_seen": 0,  # the clock
+        "start": 0,  # clock at which this schedule began; more than 0 when training goes on later
+        "seconds": 0.0,  # of training so far
+        "sums": {},  # loss term -> its values since the last line of metrics.jsonl
+        "model": weights,
+        "ema": weights,
+        "optimizer": None,
+    }
 
 
 def resume(config: TrainConfig, folder: Path) -> dict | None:
@@ -267,6 +286,60 @@ def resume(config: TrainConfig, folder: Path) -> dict | None:
     return state | {"config": new}
 
 
+def describe(config: TrainConfig, model: TextToImageModel, dataset: CaptionedImages) -> str:
+    """What a person wants to know before training starts."""
+    lengths = [len(model.tokenizer.encode(caption)) for caption in dataset.captions()]
+    limit = model.config.max_tokens
+    return (
+        f"{dataset.summary()}\n"
+        f"  vocabulary: {len(model.tokenizer):,} words; {sum(n > limit for n in lengths):,} captions "
+        f"cut to {limit} tokens (the longest has {max(lengths)})\n"
+        f"model: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
+        f"{config.image_size} px"
+    )
+
+
+def training_batch(
+    dataset: CaptionedImages, order: Order, model: TextToImageModel, config: TrainConfig, clock: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the step at this clock sees; it depends on (seed, clock) alone.
+
+    Returns real (B, 3, H, W) float32, tokens (B, L), noise (B, Z), augmentation (B, A).
+    """
+    device = model.to_rgb.weight.device
+    rng = generator_for(config.seed, 1, clock)
+    size = min(config.batch_size, config.images - clock)
+    pictures, captions = dataset.batch([order[clock + i] for i in range(size)])
+    which = torch.rand(size, generator=rng).tolist()
+    chosen = [c[int(u * len(c))] for c, u in zip(captions, which, strict=True)]
+    tokens = hide_words(model.tokenize(chosen).cpu(), config, rng).to(device)
+    noise = torch.randn(size, config.noise_dim, generator=rng).to(device)
+    on_device = generator_for(config.seed, 2, clock, device)
+    real, changes = augment(pictures.to(device), config.augment, config.flip, on_device)
+    return real, tokens, noise, changes
+
+
+def passed(before: int, after: int, interval: float) -> bool:
+    """Whether a multiple of interval lies in (before, after]."""
+    return after // interval > before // interval
+
+
+class Metrics:
+    """metrics.jsonl: a line for each mean of the losses; lines after `clock` are forgotten."""
+
+    def __init__(self, path: Path, clock: int):
+        self.path = path
+        lines = path.read_text().splitlines() if clock and path.exists() else []
+        self.lines = [line for line in map(json.loads, lines) if line["images"] <= clock]
+        path.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+
+    def add(self, images: int, split: str, values: dict[str, float]) -> None:
+        rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
+        self.lines.append({"images": images, "split": split} | rounded)
+        with open(self.path, "a") as file:
+            file.write(json.dumps(self.lines[-1]) + "\n")
+
+
 def main(config: TrainConfig) -> Path:
     """Train, or go on training; returns the run's folder."""
     device = choose_device(config.device)
@@ -277,18 +350,10 @@ def main(config: TrainConfig) -> Path:
         print(f"{folder} is finished: {state['images_seen']:,} images seen. To draw: python "
               f'generate.py --input "..."; to train on: --images {2 * config.images}')  # fmt: skip
         return folder
+    dataset, validation = open_data(config)
+    state = state or new_state(config, dataset.captions())
+    clock, start, sums = state["images_seen"], state["start"], state["sums"]
 
-    # Data
-    options = {"image_size": config.image_size, "resize": config.resize, "fit": config.fit}
-    dataset = CaptionedImages(config.data or None, "train", **options)
-    validation = CaptionedImages(config.data or None, "validation", **options)
-    if not len(dataset) or not len(validation):
-        raise UserError("too few pictures: training and validation need at least one each")
-    captions = dataset.captions()
-    check_captions(config, captions)
-    state = state or new_state(config, captions)
-
-    # Model
     model = TextToImageModel()
     model.load_state_dict(state["model"])
     model.to(device, memory_format=torch.channels_last)
@@ -297,114 +362,78 @@ def main(config: TrainConfig) -> Path:
     optimizer = torch.optim.AdamW(model.parameters(), betas=BETAS, weight_decay=0.01, fused=True)
     if state["optimizer"]:
         optimizer.load_state_dict(state["optimizer"])
-    clock, start, sums = state["images_seen"], state["start"], state["sums"]
 
-    # What a person wants to know first
-    tokenizer = model.tokenizer
-    lengths = [len(tokenizer.encode(c)) for c in captions]
-    print(dataset.summary())
-    print(f"  vocabulary: {len(tokenizer):,} words; {sum(n > model.config.max_tokens for n in lengths):,}"
-          f" captions cut to {model.config.max_tokens} tokens (the longest has {max(lengths)})")  # fmt: skip
-    print(f"model: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {device}, "
-          f"{str(precision).removeprefix('torch.')}")  # fmt: skip
-    print(f"run: {folder}, {config.images:,} images" + (f", from image {clock:,}" if clock else ""))
+    print(f"{describe(config, model, dataset)}, {device}, {precision}\nrun: {folder}, "
+          f"{config.images:,} images" + (f", going on from {clock:,}" if clock else ""))  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    about = provenance(device) | {"train": asdict(config), "model": asdict(model.config)}
-    (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n")
-    metrics_file = folder / "metrics.jsonl"
-    lines = metrics_file.read_text().splitlines() if metrics_file.exists() and clock else []
-    metrics = [m for m in map(json.loads, lines) if m["images"] <= clock]
-    metrics_file.write_text("".join(json.dumps(m) + "\n" for m in metrics))
-
-    def log(split: str, values: dict[str, float]) -> None:
-        rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
-        metrics.append({"images": clock, "split": split} | rounded)
-        with open(metrics_file, "a") as file:
-            file.write(json.dumps(metrics[-1]) + "\n")
-
-    def save() -> None:
-        checkpoint.save(
-            {"model": model.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict(),
-             "images_seen": clock, "start": start, "seconds": seconds, "sums": sums,
-             "config": asdict(config)},
-            folder / "checkpoint.pth",
-        )  # fmt: skip
+    about = {"train": asdict(config), "model": asdict(model.config), "precision": str(precision)}
+    (folder / "config.json").write_text(json.dumps(provenance(device) | about, indent=2) + "\n")
+    metrics = Metrics(folder / "metrics.jsonl", clock)
 
     order = Order(len(dataset), config.seed)
     end = min(config.images, config.stop_after or config.images)
-    log_every = max(1, config.sample_every // 10)
-    seconds, resumed_seconds, resumed_clock = state["seconds"], state["seconds"], clock
-    began = time.monotonic()
+    first, earlier, began = clock, state["seconds"], time.monotonic()
     bar = tqdm(total=config.images, initial=clock, unit="img", desc="training", smoothing=0.05)
     with StopRequest() as stop, bar:
         while clock < end and not stop.asked:
-            # Data: what a step sees depends on (seed, clock) alone
-            rng = generator_for(config.seed, 2, clock)
-            batch_size = min(config.batch_size, config.images - clock)
-            pictures, choices = dataset.batch([order[clock + i] for i in range(batch_size)])
-            chosen = torch.rand(batch_size, generator=rng).tolist()
-            texts = [c[int(u * len(c))] for c, u in zip(choices, chosen, strict=True)]
-            tokens = hide_words(model.tokenize(texts).cpu(), config, rng).to(device)
-            noise = torch.randn(batch_size, config.noise_dim, generator=rng).to(device)
-            real, changes = augment(
-                pictures.to(device), config.augment, config.flip,
-                generator_for(config.seed, 3, clock, device),
-            )  # fmt: skip
+            # Data
+            real, tokens, noise, changes = training_batch(dataset, order, model, config, clock)
 
             # Losses
             with torch.autocast(device, precision, enabled=precision != torch.float32):
                 drawn = model(tokens, noise, changes)  # (B, 3, H, W)
             weight = sharpen_weight(config, clock, start)
-            losses = step_losses(drawn, real, weight, rng)
+            filters = generator_for(config.seed, 3, clock)
+            losses = step_losses(drawn, real, weight, filters)
             total = losses["regression_loss"] + weight * losses.get("sharpness_loss", 0)
             for name, loss in losses.items():
-                if not math.isfinite(loss.item()):
+                sums.setdefault(name, []).append(loss.item())
+                if not math.isfinite(sums[name][-1]):
                     raise UserError(f"{name} became {loss.item()} after {clock:,} images; the last "
                                     "checkpoint is kept; a smaller --lr may help")  # fmt: skip
-                sums.setdefault(name, []).append(loss.item())
 
             # Update
+            rate = learning_rate(config, clock, start)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, clock, start)
+                group["lr"] = rate
             optimizer.zero_grad()
             total.backward()
             nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_CLIP)
             optimizer.step()
-            before, clock = clock, clock + batch_size
-            update_ema(ema, model, clock, batch_size)
+            before, clock = clock, clock + len(real)
+            update_ema(ema, model, clock, len(real))
 
             # Log
-            seconds = resumed_seconds + time.monotonic() - began
-            bar.update(batch_size)
+            seconds = earlier + time.monotonic() - began
+            bar.update(len(real))
             bar.set_postfix(loss=f"{total.item():.4f}", refresh=False)
-            done = clock >= end or stop.asked
-            if clock // log_every > before // log_every or clock == config.images:
+            finished = clock == config.images
+            if finished or passed(before, clock, config.sample_every / LOGS_PER_SAMPLE):
                 means = {name: sum(values) / len(values) for name, values in sums.items()}
-                rate = (clock - resumed_clock) / (seconds - resumed_seconds)
-                log("train", means | {"lr": optimizer.param_groups[0]["lr"], "seconds": seconds,
-                                      "images_per_second": rate})  # fmt: skip
+                speed = (clock - first) / (seconds - earlier)
+                clocks = {"lr": rate, "seconds": seconds, "images_per_second": speed}
+                metrics.add(clock, "train", means | clocks)
                 sums = {}
 
             # Validation, samples, checkpoint
-            if (
-                clock // config.sample_every > before // config.sample_every
-                or clock == config.images
-            ):
-                log("validation", validate(ema, validation, device))
-                title = (
-                    f"{config.run_name()}, {clock:,} images, captions never trained on, not picked"
-                )
+            due = finished or passed(before, clock, config.sample_every)
+            if due:
+                metrics.add(clock, "validation", validate(ema, validation, device))
+                title = f"{folder.name}: {clock:,} images; captions never trained on, none picked"
                 save_sample_sheet(folder / f"samples/{clock:09d}.png", ema, validation, title)
-                figures.save_loss_curves(folder / "loss.png", metrics)
-                done = True
-            if done:
-                save()
-    if clock < config.images:
-        print(f"\nsaved after {clock:,} of {config.images:,} images; to go on: "
-              f"python {' '.join(sys.argv)}")  # fmt: skip
+                figures.save_loss_curves(folder / "loss.png", metrics.lines)
+            if due or clock >= end or stop.asked:
+                weights = {"model": model, "ema": ema, "optimizer": optimizer}
+                state = {"config": asdict(config), "images_seen": clock, "start": start,
+                         "seconds": seconds, "sums": sums}  # fmt: skip
+                state |= {name: part.state_dict() for name, part in weights.items()}
+                checkpoint.save(state, folder / "checkpoint.pth")
+    if clock == config.images:
+        print(f'done: see {folder}/samples and {folder}/loss.png; to draw: python generate.py --input '
+              '"..."; to keep the weights: python save_model.py')  # fmt: skip
     else:
-        print(f'\ndone: {folder} holds checkpoint, loss.png and samples/; to draw: python generate.py '
-              '--input "..."')  # fmt: skip
+        print(f"saved after {clock:,} of {config.images:,} images; to go on: python "
+              f"{' '.join(sys.argv)}")  # fmt: skip
     if stop.asked:
         sys.exit(130)
     return folder

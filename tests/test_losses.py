@@ -1,0 +1,186 @@
+"""Protects the loss functions: right by naive loops, zero where they must be, with gradients."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from losses import regression_loss, sliced_wasserstein_loss
+
+NUM_FILTERS, FILTER_SIZE, NUM_SCALES = 12, 5, 2  # of sliced_wasserstein_loss
+
+
+def random_pictures(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def wasserstein(drawn: torch.Tensor, real: torch.Tensor, seed: int = 0, **kwargs) -> torch.Tensor:
+    return sliced_wasserstein_loss(drawn, real, torch.Generator().manual_seed(seed), **kwargs)
+
+
+def square_at(row: int, column: int, size: int = 32) -> torch.Tensor:
+    """A small two-coloured square in a flat picture. Returns (1, 3, size, size)."""
+    picture = torch.full((1, 3, size, size), 0.5)
+    picture[:, :, row : row + 6, column : column + 6] = torch.tensor([0.9, -0.7, -0.8])[
+        :, None, None
+    ]
+    picture[:, :, row : row + 3, column + 3 : column + 6] = -0.2
+    return picture
+
+
+def blur(pictures: torch.Tensor) -> torch.Tensor:
+    return F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+
+
+def halve(picture: np.ndarray) -> np.ndarray:
+    """Means of 2x2 pixels by a naive loop; an odd last row or column is left out. (3, H, W)."""
+    _, height, width = picture.shape
+    half = np.zeros((3, height // 2, width // 2))
+    for i in range(height // 2):
+        for j in range(width // 2):
+            half[:, i, j] = picture[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean(axis=(1, 2))
+    return half
+
+
+def patches(picture: np.ndarray) -> np.ndarray:
+    """The patches that the filters look at, (number, 75). A stride or an offset goes here."""
+    _, height, width = picture.shape
+    starts = [
+        (i, j)
+        for i in range(0, height - FILTER_SIZE + 1)
+        for j in range(0, width - FILTER_SIZE + 1)
+    ]
+    return np.stack(
+        [picture[:, i : i + FILTER_SIZE, j : j + FILTER_SIZE].ravel() for i, j in starts]
+    )
+
+
+def naive_wasserstein(drawn: torch.Tensor, real: torch.Tensor, seed: int) -> float:
+    """One picture and one filter after the other; the random draws are those of the loss."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn, real = list(drawn.double().numpy()), list(real.double().numpy())
+    loss = 0.0
+    for _ in range(NUM_SCALES):
+        shape = (NUM_FILTERS, 3, FILTER_SIZE, FILTER_SIZE)
+        filters = torch.randn(*shape, generator=generator).double().numpy()
+        differences = []
+        for a, b in zip(drawn, real, strict=True):
+            for weights in filters:
+                weights = weights - weights.mean()
+                weights = weights.ravel() / np.sqrt((weights**2).sum())
+                ranked = (np.sort(patches(picture) @ weights) for picture in (a, b))
+                differences.append(np.abs(np.subtract(*ranked)).mean())
+        loss += np.mean(differences)
+        drawn, real = [halve(x) for x in drawn], [halve(x) for x in real]
+    return loss
+
+
+def naive_regression(drawn: torch.Tensor, real: torch.Tensor) -> float:
+    pairs = list(zip(drawn.double().numpy(), real.double().numpy(), strict=True))
+    _, height, width = pairs[0][0].shape
+    down, right, levels = [], [], [[], [], []]
+    for a, b in pairs:
+        for c in range(3):
+            for i in range(height):
+                for j in range(width):
+                    if i > 0:
+                        step = a[c, i, j] - a[c, i - 1, j] - (b[c, i, j] - b[c, i - 1, j])
+                        down.append(step**2)
+                    if j > 0:
+                        step = a[c, i, j] - a[c, i, j - 1] - (b[c, i, j] - b[c, i, j - 1])
+                        right.append(step**2)
+        for level in levels:
+            level.append(np.mean((a - b) ** 2))
+            a, b = halve(a), halve(b)
+    return np.mean(down) + np.mean(right) + sum(np.mean(level) for level in levels)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (3, 3, 12, 8), (1, 3, 10, 14)])
+def test_regression_loss_is_what_a_naive_loop_gives(shape):
+    drawn, real = random_pictures(*shape, seed=1), random_pictures(*shape, seed=2)
+    expected = naive_regression(drawn, real)
+    assert regression_loss(drawn, real).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_regression_loss_of_equal_pictures_is_zero():
+    pictures = random_pictures(2, 3, 16, 16)
+    assert regression_loss(pictures, pictures.clone()).item() == 0
+
+
+def test_regression_loss_grows_with_the_error():
+    real = random_pictures(2, 3, 16, 16)
+    error = random_pictures(2, 3, 16, 16, seed=3)
+    losses = [regression_loss(real + size * error, real).item() for size in (0.1, 0.2, 0.4)]
+    assert losses[1] == pytest.approx(4 * losses[0], rel=1e-3)  # squared
+    assert losses[2] == pytest.approx(16 * losses[0], rel=1e-3)
+
+
+def test_regression_loss_of_a_wrong_place_is_more_than_of_a_right_one():
+    real = square_at(10, 10)
+    assert regression_loss(square_at(10, 16), real) > 2 * regression_loss(blur(real), real)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 16, 16), (1, 3, 14, 18)])
+def test_sliced_wasserstein_loss_is_what_a_naive_loop_gives(shape):
+    drawn, real = random_pictures(*shape, seed=1), random_pictures(*shape, seed=2) * 0.5
+    for seed in range(3):
+        expected = naive_wasserstein(drawn, real, seed)
+        assert wasserstein(drawn, real, seed).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_sliced_wasserstein_loss_of_equal_pictures_is_zero():
+    pictures = random_pictures(2, 3, 16, 16)
+    assert wasserstein(pictures, pictures.clone()).item() == 0
+
+
+def test_sliced_wasserstein_loss_minds_blur_and_hardly_minds_a_move():
+    real = square_at(10, 10)
+    for seed in range(5):
+        blurred = wasserstein(blur(real), real, seed).item()
+        assert blurred > 1e-3
+        for row, column in ((12, 10), (10, 8), (14, 16)):  # by an even number of pixels
+            assert wasserstein(square_at(row, column), real, seed).item() < 1e-3 * blurred
+
+
+def test_sliced_wasserstein_loss_is_larger_the_more_a_picture_is_blurred():
+    real = random_pictures(2, 3, 32, 32)
+    once, twice = blur(real), blur(blur(real))
+    for seed in range(5):
+        assert 0 < wasserstein(once, real, seed) < wasserstein(twice, real, seed)
+
+
+def test_sliced_wasserstein_loss_pairs_each_picture_with_its_own():
+    flat, busy = torch.zeros(1, 3, 16, 16), random_pictures(1, 3, 16, 16)
+    drawn, real = torch.cat([flat, busy]), torch.cat([busy, flat])
+    assert wasserstein(drawn, real) > 0.1  # over the whole batch the patches are the same
+
+
+def test_sliced_wasserstein_loss_does_not_see_a_flat_change_of_brightness():
+    real = random_pictures(1, 3, 16, 16) * 0.5
+    assert wasserstein(real + 0.3, real).item() < 1e-5  # zero-mean filters
+
+
+def test_the_generator_alone_decides_the_filters():
+    drawn, real = random_pictures(2, 3, 16, 16, seed=1), random_pictures(2, 3, 16, 16, seed=2)
+    torch.manual_seed(0)
+    first = wasserstein(drawn, real, seed=5)
+    torch.manual_seed(1)
+    assert torch.equal(wasserstein(drawn, real, seed=5), first)
+    assert not torch.equal(wasserstein(drawn, real, seed=6), first)
+    generator = torch.Generator().manual_seed(5)
+    assert torch.equal(sliced_wasserstein_loss(drawn, real, generator), first)
+    assert not torch.equal(sliced_wasserstein_loss(drawn, real, generator), first)  # fresh ones
+
+
+@pytest.mark.parametrize("loss", [regression_loss, wasserstein])
+def test_gradients_are_finite_and_lead_to_the_real_picture(loss):
+    real = random_pictures(2, 3, 16, 16, seed=2)
+    drawn = random_pictures(2, 3, 16, 16, seed=1).requires_grad_()
+    value = loss(drawn, real)
+    value.backward()
+    assert value.ndim == 0 and torch.isfinite(drawn.grad).all()
+    assert (drawn.grad != 0).float().mean() > 0.5
+    assert loss(drawn - 0.01 * drawn.grad / drawn.grad.abs().max(), real) < value
+    flat = torch.zeros(1, 3, 16, 16, requires_grad=True)
+    loss(flat, torch.zeros(1, 3, 16, 16)).backward()
+    assert torch.isfinite(flat.grad).all()

@@ -1,0 +1,222 @@
+"""Protects the model: what decides a picture, what does not, and the file contract."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from model import AUGMENTATION_DIM, ModelConfig, MultiHeadSelfAttention, TextToImageModel, attend
+from model import from_uint8, to_uint8
+from tokenizer import PAD, Tokenizer
+
+CAPTIONS = ["a red circle", "a blue star at the left of a big green ring", "red", ""]
+TOKENIZER = Tokenizer.learn(CAPTIONS, min_count=1)
+
+
+def small_model(seed: int = 0, **settings) -> TextToImageModel:
+    torch.manual_seed(seed)
+    settings = {"image_size": 32, "text_dim": 32, "channels": (16, 16, 8)} | settings
+    model = TextToImageModel(ModelConfig(**settings), TOKENIZER)
+    for parameter in model.parameters():  # so that nothing is switched off by its initialisation
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    with torch.no_grad():
+        model.text_encoder.embedding.weight[PAD] = 0
+    return model.eval()
+
+
+@pytest.mark.parametrize("image_size", [32, 64, 128, 256])
+def test_pictures_have_the_configured_size(image_size):
+    model = small_model(image_size=image_size, channels=(8,) * 6)
+    pictures = model(model.tokenize(CAPTIONS), torch.randn(4, 16))
+    assert pictures.shape == (4, 3, image_size, image_size) and pictures.dtype == torch.float32
+    assert model.draw(CAPTIONS, [0, 1, 2, 3]).abs().max() <= 1
+
+
+@pytest.mark.parametrize("text_encoder", ["lstm", "attention", "both"])
+@pytest.mark.parametrize("word_attention", [True, False])
+def test_padding_does_not_change_the_picture(text_encoder, word_attention):
+    model = small_model(text_encoder=text_encoder, word_attention=word_attention)
+    tokens, noise = model.tokenize(["a red circle"]), torch.randn(1, 16)
+    padded = torch.cat([tokens, torch.full((1, 9), PAD)], dim=1)
+    torch.testing.assert_close(model(tokens, noise), model(padded, noise), atol=1e-5, rtol=0)
+
+
+def test_batch_of_four_equals_four_batches_of_one_whatever_the_order():
+    model = small_model()
+    together = model.draw(CAPTIONS, [5, 6, 7, 8])
+    alone = torch.cat([model.draw([c], [s]) for c, s in zip(CAPTIONS, [5, 6, 7, 8], strict=True)])
+    reversed_ = model.draw(CAPTIONS[::-1], [8, 7, 6, 5]).flip(0)
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    torch.testing.assert_close(together, reversed_, atol=1e-5, rtol=0)
+
+
+def test_prompt_word_order_and_seed_each_change_the_picture():
+    model = small_model()
+    pictures = model.draw(["red circle", "circle red", "red circle", "red star"], [0, 0, 1, 0])
+    for other in pictures[1:]:
+        assert (pictures[0] - other).abs().max() > 1e-3
+
+
+def test_without_noise_every_seed_gives_the_same_picture():
+    pictures = small_model(noise_dim=0).draw(["a red circle"] * 2, [0, 1])
+    torch.testing.assert_close(pictures[0], pictures[1], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("text_encoder", ["lstm", "attention", "both"])
+def test_gradient_reaches_every_parameter(text_encoder):
+    model = small_model(text_encoder=text_encoder)
+    model(
+        model.tokenize(CAPTIONS), torch.randn(4, 16), torch.randn(4, AUGMENTATION_DIM)
+    ).square().sum().backward()
+    without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
+
+
+def test_a_fresh_model_passes_gradients_everywhere_but_behind_its_zeros():
+    model = TextToImageModel(ModelConfig(image_size=32), TOKENIZER)
+    model(model.tokenize(CAPTIONS), torch.randn(4, 16)).square().sum().backward()
+    for name in ("text_encoder.embedding", "text_encoder.lstm", "fully_connected", "decoder.0"):
+        assert any(p.grad.any() for n, p in model.named_parameters() if n.startswith(name)), name
+
+
+def test_self_attention_equals_torch_multihead_attention():
+    ours, reference = MultiHeadSelfAttention(24, 4), nn.MultiheadAttention(24, 4, batch_first=True)
+    with torch.no_grad():
+        reference.in_proj_weight.copy_(ours.query_key_value.weight)
+        reference.in_proj_bias.copy_(ours.query_key_value.bias)
+        reference.out_proj.load_state_dict(ours.out.state_dict())
+    x, mask = torch.randn(3, 7, 24), torch.arange(7) < torch.tensor([[7], [3], [1]])
+    result, weights = ours(x, mask)
+    expected, expected_weights = reference(x, x, x, ~mask, average_attn_weights=False)
+    torch.testing.assert_close(result, ours.norm(x + expected))
+    torch.testing.assert_close(weights, expected_weights)
+
+
+def test_attention_weights_sum_to_one_over_words_and_ignore_padding():
+    mask = torch.tensor([[True, True, False]])
+    _, weights = attend(torch.randn(1, 5, 8), torch.randn(1, 3, 8), torch.randn(1, 3, 8), mask, 2)
+    torch.testing.assert_close(weights.sum(dim=3), torch.ones(1, 2, 5))
+    assert not weights[..., 2].any()
+
+
+def test_attention_weights_come_only_when_asked_for_and_change_nothing():
+    model = small_model()
+    tokens, noise = model.tokenize(CAPTIONS), torch.randn(4, 16)
+    pictures, weights = model(tokens, noise, return_attention=True)
+    torch.testing.assert_close(pictures, model(tokens, noise))
+    length = tokens.shape[1]
+    assert {name: tuple(w.shape) for name, w in weights.items()} == {
+        "self": (4, 4, length, length),
+        "words_4x4": (4, 4, 16, length),
+        "words_8x8": (4, 4, 64, length),
+    }
+    assert not list(small_model(word_attention=False).word_attention)
+
+
+def test_zero_augmentation_is_the_default():
+    model = small_model()
+    tokens, noise = model.tokenize(CAPTIONS), torch.randn(4, 16)
+    torch.testing.assert_close(
+        model(tokens, noise, torch.zeros(4, AUGMENTATION_DIM)), model(tokens, noise)
+    )
+    assert (
+        model(tokens, noise, torch.ones(4, AUGMENTATION_DIM)) - model(tokens, noise)
+    ).abs().max() > 1e-3
+
+
+def test_first_pictures_have_no_checkerboard():
+    model = TextToImageModel(ModelConfig(image_size=32), TOKENIZER)
+    x = torch.randn(2, model.to_subpixels.in_channels, 16, 16)
+    shuffled = nn.functional.pixel_shuffle(model.to_subpixels(x), 2)
+    torch.testing.assert_close(shuffled[:, :, ::2, ::2], shuffled[:, :, 1::2, 1::2])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"image_size": 64, "channels": (16, 8, 8, 8), "noise_dim": 3},
+        {"text_encoder": "attention", "num_heads": 2, "text_dim": 16},
+        {"text_encoder": "lstm", "word_attention": False, "noise_dim": 0},
+    ],
+)
+def test_a_bare_model_loads_any_configuration_and_draws_the_same(settings):
+    model = small_model(**settings)
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    loaded = TextToImageModel()
+    loaded.load_state_dict(torch.load(file))  # weights_only=True is torch's default
+    loaded.eval()
+    assert loaded.config == model.config
+    assert loaded.tokenizer.vocabulary == TOKENIZER.vocabulary
+    torch.testing.assert_close(
+        loaded.draw(CAPTIONS, [1, 2, 3, 4]), model.draw(CAPTIONS, [1, 2, 3, 4])
+    )
+
+
+def test_the_extra_state_is_plain_values():
+    def plain(value) -> bool:
+        if isinstance(value, dict):
+            return all(isinstance(k, str) and plain(v) for k, v in value.items())
+        if isinstance(value, list):
+            return all(map(plain, value))
+        return isinstance(value, (str, int, float, bool))
+
+    assert plain(small_model().state_dict()["_extra_state"])
+
+
+def test_loading_keeps_the_training_mode():
+    state = small_model().state_dict()
+    for training in (True, False):
+        model = TextToImageModel().train(training)
+        model.load_state_dict(state)
+        assert all(module.training == training for module in model.modules())
+
+
+def test_generate_gives_one_picture_or_a_list():
+    model = small_model()
+    single = model.generate("a red circle", seed=3)
+    assert isinstance(single, Image.Image) and single.size == (32, 32) and single.mode == "RGB"
+    several = model.generate(["a red circle", "red"], seed=2, n=3, batch_size=4)
+    assert len(several) == 6
+    assert np.abs(np.asarray(several[1], int) - np.asarray(single, int)).max() <= 1  # seed 2 + 1
+    assert len(model.generate("red", n=2)) == 2 and len(model.generate(["red"])) == 1
+
+
+@pytest.mark.parametrize("seed, n", [(-1, 1), (2**32, 1), (0, 0)])
+def test_generate_refuses_seeds_that_mean_nothing(seed, n):
+    with pytest.raises(ValueError, match="seed"):
+        small_model().generate("red", seed=seed, n=n)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"image_size": 48},
+        {"text_encoder": "gru"},
+        {"num_heads": 5},
+        {"noise_dim": -1},
+        {"channels": (8,)},
+    ],
+)
+def test_configurations_that_cannot_work_are_refused(settings):
+    with pytest.raises(ValueError):
+        ModelConfig(**settings)
+
+
+def test_uint8_and_back_is_exact():
+    values = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_uint8(from_uint8(values)), values)
+    assert to_uint8(torch.tensor([-9.0, 9.0])).tolist() == [0, 255]
+
+
+def test_bfloat16_draws_nearly_the_same():
+    model = small_model()
+    exact = model.draw(CAPTIONS, [0, 1, 2, 3])
+    with torch.autocast("cpu", torch.bfloat16):
+        fast = model.draw(CAPTIONS, [0, 1, 2, 3])
+    assert (exact - fast).abs().max() < 0.1

@@ -1,0 +1,228 @@
+"""Protects the command lines: generate.py, save_model.py, and how a user's mistakes are told."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import checkpoint
+import generate
+import save_model
+import train
+from command_line import UserError
+from generate import GenerateConfig, file_name
+from model import ModelConfig, TextToImageModel
+from save_model import SaveConfig
+from tokenizer import Tokenizer
+
+ROOT = Path(__file__).parent.parent
+TINY = {"images": 32, "batch_size": 16, "image_size": 32, "precision": "float32"}
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """A file of weights, never trained, that knows three words; in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    config = ModelConfig(image_size=32, text_dim=16, channels=(8, 8, 8))
+    torch.manual_seed(0)
+    model = TextToImageModel(config, Tokenizer.learn(["red circle star"], min_count=1))
+    checkpoint.save(model.state_dict(), Path("weights.pth"))
+    return "weights.pth"
+
+
+def script(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / arguments[0]), *arguments[1:]]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+def test_generate_writes_one_picture_for_each_prompt_and_seed(weights, capsys):
+    paths = generate.main(GenerateConfig(["red circle", "star"], weights, seed=5, n=2))
+    assert [p.as_posix() for p in paths] == [
+        "generated/red-circle-seed5.png", "generated/red-circle-seed6.png",
+        "generated/star-seed5.png", "generated/star-seed6.png",
+    ]  # fmt: skip
+    assert all(Image.open(p).size == (32, 32) for p in paths)
+    printed = capsys.readouterr().out
+    assert "weights: weights.pth" in printed and "generated/star-seed6.png" in printed
+
+
+def test_output_with_a_picture_suffix_is_a_file_for_one_picture_and_a_folder_for_more(weights):
+    assert generate.main(GenerateConfig(["red"], weights, output="a.png")) == [Path("a.png")]
+    several = generate.main(GenerateConfig(["red"], weights, n=2, output="b.png"))
+    assert [p.parent for p in several] == [Path("b.png")] * 2
+
+
+def test_a_grid_is_one_sheet(weights):
+    [path] = generate.main(GenerateConfig(["red", "star"], weights, n=3, grid=True))
+    width, height = Image.open(path).size
+    assert width > 3 * 32 and height > 2 * 32 and width > height
+
+
+def test_unknown_words_are_told_with_the_nearest_known_one(weights, capsys):
+    generate.main(GenerateConfig(["red cirkle zzz"], weights))
+    printed = capsys.readouterr().out
+    assert 'unknown word "cirkle"' in printed and 'nearest known one is "circle"' in printed
+    assert 'unknown word "zzz"' in printed and printed.count("nearest") == 1
+
+
+@pytest.mark.parametrize(
+    "prompt", ["../../x", "/etc/passwd", "a\0b", "x" * 5000, "🦊 лиса", "", "...", "C:\\x", "a/b"]
+)
+def test_prompts_never_become_paths(weights, prompt):
+    [path] = generate.main(GenerateConfig([prompt], weights))
+    assert path.parent == Path("generated") and path.exists()
+    assert len(path.name.encode()) < 255
+
+
+def test_prompts_that_look_alike_get_files_of_their_own():
+    assert file_name("a red circle", 0) == "a-red-circle-seed0.png"
+    assert len({file_name(p, 0) for p in ("a b", "a, b", "a  b", "a/b", "A B!", "")}) == 6
+
+
+def test_the_newest_run_is_drawn_from_then_the_shipped_weights(picture_folder, monkeypatch):
+    assert generate.find_weights("") == checkpoint.SHIPPED_WEIGHTS
+    first = train.main(train.TrainConfig(data=str(picture_folder), run="first", **TINY))
+    second = train.main(train.TrainConfig(data=str(picture_folder), run="second", **TINY))
+    assert generate.find_weights("") == second / "checkpoint.pth"
+    assert generate.find_weights(str(first)) == first / "checkpoint.pth"
+
+
+def test_an_exported_model_draws_what_its_run_draws_and_the_old_file_is_kept(picture_folder):
+    run = train.main(train.TrainConfig(data=str(picture_folder), **TINY))
+    Path("out").mkdir()
+    output = Path("out/model.pth")
+    output.write_bytes(b"older")
+    assert save_model.main(SaveConfig(output=str(output))) == output
+    assert Path("out/model.previous.pth").read_bytes() == b"older"
+    state = torch.load(output)
+    assert all(v.device.type == "cpu" for v in state.values() if isinstance(v, torch.Tensor))
+    exported, trained = checkpoint.load_model(output), checkpoint.load_model(run / "checkpoint.pth")
+    prompts, seeds = ["red and then blue", ""], [0, 1]
+    difference = (exported.draw(prompts, seeds) - trained.draw(prompts, seeds)).abs().max()
+    assert difference <= 2 / 255  # of -1..1, so 1/255 of the range of a picture
+
+
+def test_weights_that_half_precision_would_change_stay_in_full(weights):
+    model = checkpoint.load_model(Path(weights))
+    with torch.no_grad():
+        model.to_rgb.weight.fill_(1e-7)  # vanishes in half precision ...
+        model.to_rgb.bias.zero_()
+        model.to_subpixels.bias.fill_(1e6)  # ... and this overflows
+    _, halved = save_model.halve_if_equal(model)
+    assert not halved
+
+
+def test_a_save_cut_short_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "model.pth"
+    checkpoint.save({"a": torch.ones(1)}, path)
+    monkeypatch.setattr(
+        torch, "save", lambda *_: (_ for _ in ()).throw(OSError("No space left on device"))
+    )
+    with pytest.raises(UserError, match="No space left"):
+        checkpoint.save({"a": torch.zeros(1)}, path)
+    assert checkpoint.load(path)["a"] == 1 and list(tmp_path.iterdir()) == [path]
+
+
+def damaged(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda path: path.unlink(), "there is no file"),
+        (damaged, "is damaged"),
+        (lambda path: path.write_text("hello"), "is damaged"),
+        (lambda path: torch.save({"weight": torch.ones(2)}, path), "no weights of this project"),
+        (lambda path: torch.save([1, 2], path), "no weights of this project"),
+        (lambda path: torch.save({"_extra_state": 1}, path), "does not fit"),
+        (lambda path: torch.save({"_extra_state": {"config": {"x": 1}}}, path), "does not fit"),
+    ],
+)
+def test_files_that_are_no_weights_are_told_in_one_sentence(weights, make, message):
+    make(Path(weights))
+    with pytest.raises(UserError, match=message) as error:
+        generate.main(GenerateConfig(["red"], weights))
+    assert "\n" not in str(error.value) and weights in str(error.value)
+
+
+class Bomb:
+    def __reduce__(self):
+        return (Path.touch, (Path("exploded"),))
+
+
+def test_a_checkpoint_never_runs_code(weights):
+    torch.save({"_extra_state": Bomb()}, weights)
+    with pytest.raises(UserError, match="damaged"):
+        generate.main(GenerateConfig(["red"], weights))
+    assert not Path("exploded").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("generate.py",),
+        ("generate.py", "--input", "red", "--model", "nowhere.pth"),
+        ("generate.py", "--input", "red", "--n", "0"),
+        ("generate.py", "--input", "red", "--seed", "x"),
+        ("save_model.py", "--run", "nothing"),
+        ("train.py", "--data", "nowhere"),
+        ("train.py", "--images", "-5"),
+        ("train.py", "--image-size", "65"),
+        ("train.py", "--device", "tpu"),
+    ],
+)
+def test_mistakes_end_with_status_2_and_without_a_traceback(tmp_path, arguments):
+    result = script(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "error:" in result.stderr and "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_is_the_same_in_another_process(weights, tmp_path):
+    [here] = generate.main(GenerateConfig(["red circle"], weights, output="here.png"))
+    result = script(
+        "generate.py",
+        "--input",
+        "red circle",
+        "--model",
+        weights,
+        "--output",
+        "there.png",
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    assert Image.open("there.png").tobytes() == Image.open(here).tobytes()
+
+
+def test_importing_any_module_has_no_side_effects(tmp_path):
+    modules = [path.stem for path in ROOT.glob("*.py")]
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import torch; before = torch.get_rng_state();"
+        f"import {', '.join(modules)}; assert torch.equal(before, torch.get_rng_state());"
+        "assert not torch.cuda.is_initialized(); assert 'tensorboard' not in sys.modules"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_run_one_after_the_other(tmp_path):
+    small = ("--preset", "smoke", "--images", "512", "--sample-every", "256")
+    for arguments in [
+        ("train.py", *small),
+        ("train.py", *small),
+        ("generate.py", "--input", "a big red circle"),
+        ("save_model.py", "--output", "model.pth"),
+        ("generate.py", "--input", "a big red circle", "--model", "model.pth", "--output", "x.png"),
+    ]:
+        result = script(*arguments, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    assert Image.open(tmp_path / "x.png").size == (64, 64)

@@ -1,0 +1,275 @@
+"""Protects training: it learns, it is reproducible, it resumes, it refuses what cannot work."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import sys
+
+import pytest
+import torch
+
+import checkpoint
+import dataset
+import train
+from command_line import UserError, parse_flags
+from model import TextToImageModel, to_uint8
+from train import PRESETS, TrainConfig
+
+TINY = {
+    "images": 96,
+    "batch_size": 16,
+    "image_size": 32,
+    "sample_every": 48,
+    "precision": "float32",
+}
+
+
+def tiny(folder, **settings) -> TrainConfig:
+    return TrainConfig(**{"data": str(folder)} | TINY | settings)
+
+
+def weights_of(run, part: str = "model") -> dict[str, torch.Tensor]:
+    state = checkpoint.load(run / "checkpoint.pth")[part]
+    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def assert_same_bits(one, other) -> None:
+    for part in ("model", "ema"):
+        a, b = weights_of(one, part), weights_of(other, part)
+        assert a.keys() == b.keys()
+        assert [n for n in a if not torch.equal(a[n], b[n])] == []
+
+
+def losses_of(run) -> list[dict]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if "second" not in k} for line in lines]
+
+
+def test_a_run_leaves_all_that_it_promises(picture_folder):
+    run = train.main(tiny(picture_folder))
+    assert run.as_posix() == "results/flags"
+    files = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file()}
+    assert files == {
+        "checkpoint.pth", "config.json", "metrics.jsonl", "loss.png",
+        "samples/000000048.png", "samples/000000096.png",
+    }  # fmt: skip
+    lines = losses_of(run)
+    assert {line["split"] for line in lines} == {"train", "validation"}
+    assert lines[-1]["images"] == 96 and lines[-1].keys() >= {"regression_loss", "sharpness_loss"}
+    config = json.loads((run / "config.json").read_text())
+    assert config["train"]["batch_size"] == 16 and config["model"]["image_size"] == 32
+    assert config.keys() >= {"command", "commit", "hardware", "versions"}
+
+
+def test_same_seed_same_bits_and_another_seed_others(picture_folder):
+    one, two = (train.main(tiny(picture_folder, run=name)) for name in ("one", "two"))
+    assert_same_bits(one, two)
+    assert losses_of(one) == losses_of(two)
+    other = weights_of(train.main(tiny(picture_folder, run="other", seed=1)))
+    assert any(not torch.equal(w, other[n]) for n, w in weights_of(one).items())
+
+
+@pytest.mark.parametrize("stop", [16, 48, 64])
+def test_stopping_and_resuming_equals_not_stopping_bit_for_bit(picture_folder, stop):
+    whole = train.main(tiny(picture_folder, run="whole"))
+    train.main(tiny(picture_folder, run="halves", stop_after=stop))
+    assert checkpoint.load(whole.with_name("halves") / "checkpoint.pth")["images_seen"] == stop
+    halves = train.main(tiny(picture_folder, run="halves"))
+    assert_same_bits(whole, halves)
+    assert losses_of(whole) == losses_of(halves)
+
+
+def test_a_finished_run_says_so_and_trains_on_with_more_images(picture_folder, capsys):
+    run = train.main(tiny(picture_folder))
+    before = weights_of(run)
+    train.main(tiny(picture_folder))
+    assert "is finished" in capsys.readouterr().out
+    assert all(torch.equal(w, before[n]) for n, w in weights_of(run).items())
+    train.main(tiny(picture_folder, images=160))
+    state = checkpoint.load(run / "checkpoint.pth")
+    assert (state["images_seen"], state["start"]) == (160, 96)
+    assert [m["images"] for m in losses_of(run)] == sorted(m["images"] for m in losses_of(run))
+
+
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(picture_folder, monkeypatch, capsys):
+    steps = []
+    original = train.update_ema
+
+    def interrupting(*arguments):
+        steps.append(original(*arguments))
+        if len(steps) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(train, "update_ema", interrupting)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--data", "flags"])
+    with pytest.raises(SystemExit) as stopped:
+        train.main(tiny(picture_folder))
+    assert stopped.value.code == 130
+    assert "to go on: python train.py --data flags" in capsys.readouterr().out
+    assert checkpoint.load(train.Path("results/flags/checkpoint.pth"))["images_seen"] == 32
+
+
+def test_other_settings_are_refused_and_named(picture_folder):
+    train.main(tiny(picture_folder, stop_after=16))
+    with pytest.raises(UserError, match="--lr was 0.0015, is 0.1.*--run NAME"):
+        train.main(tiny(picture_folder, lr=0.1))
+    with pytest.raises(UserError, match="is not finished"):
+        train.main(tiny(picture_folder, images=1000))
+
+
+def test_a_small_set_is_overfitted(picture_folder):
+    config = tiny(picture_folder, images=6_000, sample_every=6_000, augment=0.0, batch_size=32)
+    run = train.main(
+        dataclasses.replace(config, word_dropout=0.0, caption_dropout=0.0, sharpen=0.0)
+    )
+    model = checkpoint.load_model(run / "checkpoint.pth")
+    pictures = to_uint8(model.draw(["red and then blue", "blue and then red"], [0, 0])).float()
+    left, right = pictures[..., 4:12].mean(dim=(2, 3)), pictures[..., 20:28].mean(dim=(2, 3))
+    red, blue = torch.tensor([220.0, 30, 30]), torch.tensor([40.0, 70, 220])
+    for drawn, real in [(left[0], red), (right[0], blue), (left[1], blue), (right[1], red)]:
+        assert (drawn - real).abs().max() < 25, (drawn, real)
+
+
+def test_augmentation_does_not_leak_into_the_colours_that_are_drawn(picture_folder, monkeypatch):
+    # Every picture is brightened a lot in training; what is drawn must be as bright as the data.
+    def brighten(pictures, share, flip, generator):
+        real, parameters = original(pictures, 0.0, flip, generator)
+        chosen = (torch.rand(len(real), generator=generator) < 0.5).float()
+        parameters[:, 0] = chosen
+        return real + 0.5 * chosen[:, None, None, None], parameters
+
+    original = train.augment
+    monkeypatch.setattr(train, "augment", brighten)
+    run = train.main(
+        tiny(picture_folder, images=4_000, sample_every=4_000, batch_size=32, sharpen=0.0)
+    )
+    model = checkpoint.load_model(run / "checkpoint.pth")
+    real = dataset.CaptionedImages(str(picture_folder), image_size=32)
+    pictures, captions = real.batch(range(len(real)))
+    drawn = to_uint8(model.draw([c[0] for c in captions], [0] * len(real)))
+    assert abs(drawn.float().mean() - pictures.float().mean()) < 12  # leaking would give 32
+
+
+def test_the_learning_rate_warms_up_and_falls_and_does_so_again_when_training_on():
+    config = TrainConfig(images=10_000)
+    rates = [train.learning_rate(config, clock, 0) for clock in range(0, 10_000, 64)]
+    peak = rates.index(max(rates))
+    assert rates[: peak + 1] == sorted(rates[: peak + 1]) and peak * 64 <= 1_000
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[-1] == pytest.approx(config.lr * train.FINAL_LR, rel=0.05)
+    again = dataclasses.replace(config, images=20_000)
+    assert train.learning_rate(again, 10_000, 10_000) < rates[peak] / 5
+    assert train.learning_rate(again, 11_000, 10_000) > rates[peak] / 2
+
+
+def test_the_sharpness_term_comes_after_the_content():
+    config = TrainConfig(images=1_000)
+    assert train.sharpen_weight(config, 400, 0) == 0
+    assert train.sharpen_weight(config, 500, 0) == pytest.approx(config.sharpen / 2)
+    assert train.sharpen_weight(config, 600, 0) == config.sharpen
+    assert train.sharpen_weight(config, 0, 500) == config.sharpen
+
+
+def test_every_epoch_shows_every_item_once_in_another_order():
+    order = train.Order(10, seed=0)
+    epochs = [[order[10 * epoch + i] for i in range(10)] for epoch in range(3)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert [train.Order(10, seed=0)[25 + i] for i in range(5)] == epochs[2][5:]
+
+
+def test_hidden_words_become_unknown_and_hidden_captions_empty():
+    tokens = torch.tensor([[2, 5, 6, 0], [2, 7, 0, 0]])
+    rng = torch.Generator()
+    hide = lambda **s: train.hide_words(tokens, TrainConfig(**s), rng).tolist()  # noqa: E731
+    assert hide(word_dropout=0.0, caption_dropout=0.0) == tokens.tolist()
+    assert hide(word_dropout=1.0, caption_dropout=0.0) == [[2, 1, 1, 0], [2, 1, 0, 0]]
+    assert hide(word_dropout=0.0, caption_dropout=1.0) == [[2, 0, 0, 0], [2, 0, 0, 0]]
+
+
+def test_the_average_has_the_promised_half_life():
+    model, ema = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
+    model.weight.data.fill_(1.0)
+    ema.weight.data.fill_(0.0)
+    steps = 1_000
+    for _ in range(steps):  # half-life: 5 % of 1,000,000 images
+        train.update_ema(ema, model, 1_000_000, 50)
+    assert ema.weight.item() == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(
+    picture_folder, monkeypatch
+):
+    run = train.main(tiny(picture_folder, stop_after=48))
+    monkeypatch.setattr(
+        train, "sliced_wasserstein_loss", lambda *_: torch.tensor(math.nan, requires_grad=True)
+    )
+    with pytest.raises(UserError, match="sharpness_loss became nan after 48 images"):
+        train.main(tiny(picture_folder))
+    assert checkpoint.load(run / "checkpoint.pth")["images_seen"] == 48
+
+
+def test_flip_is_refused_where_captions_name_sides(picture_folder):
+    with pytest.raises(UserError, match="left or right"):
+        (picture_folder / "metadata.jsonl").write_text(
+            "\n".join(
+                json.dumps({"file_name": f"{i:02d}.png", "text": "red at the Left"})
+                for i in range(60)
+            )
+        )
+        train.main(tiny(picture_folder, flip=True))
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"images": 0}, "--images must be more than 0"),
+        ({"lr": -1.0}, "--lr must be more than 0"),
+        ({"word_dropout": 1.5}, "--word-dropout is a share"),
+        ({"seed": -1}, "--seed must be 0 or more"),
+        ({"run": "../elsewhere"}, "plain name"),
+    ],
+)
+def test_bad_values_stop_before_any_work(settings, message):
+    with pytest.raises(UserError, match=message):
+        TrainConfig(**settings)
+
+
+def test_every_setting_is_a_flag():
+    for field in dataclasses.fields(TrainConfig):
+        flag = "--" + field.name.replace("_", "-")
+        if isinstance(field.default, bool):
+            assert getattr(parse_flags(TrainConfig, "", {}, [flag]), field.name) is True
+            flag = flag.replace("--", "--no-", 1)
+            assert getattr(parse_flags(TrainConfig, "", {}, [flag]), field.name) is False
+        else:
+            value = (field.metadata["choices"] or [field.default or 1])[-1]
+            config = parse_flags(TrainConfig, "", {}, [flag, str(value)])
+            assert getattr(config, field.name) == type(field.default)(value)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_set_defaults_and_flags_win(preset):
+    config = parse_flags(TrainConfig, "", PRESETS, ["--preset", preset])
+    assert all(getattr(config, name) == value for name, value in PRESETS[preset].items())
+    assert parse_flags(TrainConfig, "", PRESETS, ["--preset", preset, "--images", "7"]).images == 7
+
+
+def test_the_built_in_scenes_train_without_data(picture_folder, monkeypatch):
+    monkeypatch.setattr(dataset, "NUM_SCENES", {"train": 64, "validation": 16, "unseen": 4})
+    run = train.main(tiny("", data=""))
+    assert run.as_posix() == "results/scenes"
+    model = checkpoint.load_model(run / "checkpoint.pth")
+    assert isinstance(model, TextToImageModel) and "circle" in model.tokenizer.vocabulary
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_model_trained_on_cuda_draws_the_same_on_the_cpu(picture_folder):
+    run = train.main(tiny(picture_folder, device="cuda"))
+    model = checkpoint.load_model(run / "checkpoint.pth")
+    on_cpu = model.draw(["red and then blue"], [0])
+    torch.testing.assert_close(
+        model.cuda().draw(["red and then blue"], [0]).cpu(), on_cpu, atol=1e-3, rtol=0
+    )
