@@ -7,45 +7,51 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from torch import Tensor
 
-COLUMNS = 8
+COLUMNS = 8  # captions side by side
+CELL, CAPTION, TITLE, LABEL = 128, 66, 30, 24  # sizes in pixels
+DPI = 100
 
 
 def save_samples(path: Path, rows: dict[str, Tensor], captions: list[str], title: str) -> None:
-    """A sheet with one column for each caption and one line for each entry of rows.
+    """A sheet with a column for each caption, and a line for each entry of rows.
 
     rows: label -> pictures (B, 3, H, W) uint8. Captions beyond COLUMNS continue below.
     """
     num_blocks = -(-len(captions) // COLUMNS)
-    num_columns = min(COLUMNS, len(captions))
-    num_rows = num_blocks * len(rows)
-    figure = Figure(figsize=(1.5 * num_columns + 0.3, 1.5 * num_rows + num_blocks), dpi=100)
-    axes = figure.subplots(num_rows, num_columns, squeeze=False)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
+    block_height = len(rows) * CELL + CAPTION
+    width, height = LABEL + CELL * min(COLUMNS, len(captions)), TITLE + num_blocks * block_height
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+    figure.text(0.5, 1 - TITLE / 2 / height, title, ha="center", va="center", fontsize=8)
     for i, caption in enumerate(captions):
-        block, column = divmod(i, COLUMNS)
-        for j, (label, pictures) in enumerate(rows.items()):
-            axis = axes[block * len(rows) + j, column]
-            axis.imshow(pictures[i].permute(1, 2, 0).cpu().numpy())
-            if column == 0:
+        x, y = LABEL + CELL * (i % COLUMNS), TITLE + block_height * (i // COLUMNS)
+        for label, pictures in rows.items():
+            place = (
+                x / width,
+                1 - (y + CELL - 2) / height,
+                (CELL - 2) / width,
+                (CELL - 2) / height,
+            )
+            axis = figure.add_axes(place, xticks=[], yticks=[], frame_on=False)
+            axis.imshow(pictures[i].permute(1, 2, 0).cpu().numpy(), aspect="auto")
+            if i % COLUMNS == 0:
                 axis.set_ylabel(label, fontsize=8)
-        text = "\n".join(textwrap.wrap(caption, 27)[:6])
-        axis.set_xlabel(text, fontsize=6, parse_math=False)
-    figure.suptitle(title, fontsize=9)
-    figure.tight_layout(pad=0.4)
+            y += CELL
+        text = "\n".join(textwrap.wrap(caption, 28)[:5])
+        figure.text(x / width, 1 - (y + 4) / height, text, va="top", fontsize=5.5, parse_math=False)
     _save(figure, path)
 
 
 def save_loss_curves(path: Path, metrics: list[dict]) -> None:
-    """One curve for each loss term and split over the images seen. metrics: lines of
-    metrics.jsonl."""
-    terms = [name for name in metrics[0] if name.endswith("_loss")] if metrics else []
-    figure = Figure(figsize=(5 * max(1, len(terms)), 3.5), dpi=100)
-    axes = figure.subplots(1, max(1, len(terms)), squeeze=False)[0]
-    for axis, term in zip(axes, terms, strict=False):
+    """A curve for each split of each loss term over the images seen.
+
+    metrics: at least one line of metrics.jsonl.
+    """
+    terms = list(dict.fromkeys(name for m in metrics for name in m if name.endswith("_loss")))
+    figure = Figure(figsize=(5 * len(terms), 3.5), dpi=DPI)
+    axes = figure.subplots(1, len(terms), squeeze=False)[0]
+    for axis, term in zip(axes, terms, strict=True):
         for split in ("train", "validation"):
-            points = [(m["images"], m[term]) for m in metrics if m["split"] == split]
+            points = [(m["images"], m[term]) for m in metrics if m["split"] == split and term in m]
             if points:
                 axis.plot(*zip(*points, strict=True), label=split)
         axis.set(title=term.replace("_", " "), xlabel="images seen", yscale="log")

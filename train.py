@@ -12,7 +12,10 @@ import json
 import math
 import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -35,7 +38,7 @@ FINAL_LR = 0.03  # share of the learning rate that the cosine ends on
 BETAS = (0.9, 0.99)  # of AdamW; the second shorter than usual, as runs are short
 GRADIENT_CLIP = 1.0  # largest norm of the gradient
 EMA_SHARE = 0.05  # half-life of the averaged weights, as a share of the images seen so far
-SHARPEN_FROM, SHARPEN_TO = 0.4, 0.6  # of the run: where the sharpness term is ramped in
+SHARPEN_FROM, SHARPEN_TO = 0.6, 0.8  # of the run: where the sharpness term is ramped in
 LOGS_PER_SAMPLE = 10  # lines of metrics.jsonl for each sample sheet
 NUM_VALIDATION = 512  # validation pictures that the validation loss is taken over
 NUM_SAMPLES = 16  # captions of the sample sheets
@@ -46,7 +49,7 @@ DRAW_BATCH = 64
 class TrainConfig:
     data: str = setting("", "folder of captioned pictures; none: the built-in scenes")
     run: str = setting("", "name of the folder in results/; none: named after the data")
-    images: int = setting(120_000, "length of the run, in images seen")
+    images: int = setting(100_000, "length of the run, in images seen")
     batch_size: int = setting(64, "images a step")
     lr: float = setting(1.5e-3, "largest learning rate")
     image_size: int = setting(64, "width and height in pixels", IMAGE_SIZES)
@@ -61,7 +64,7 @@ class TrainConfig:
     )
     word_attention: bool = setting(True, "let small feature maps look at the words")
     noise_dim: int = setting(16, "width of the noise; 0: one picture a caption")
-    sharpen: float = setting(2.0, "weight of the sharpness term; 0: squared error alone")
+    sharpen: float = setting(1.0, "weight of the sharpness term; 0: squared error alone")
     augment: float = setting(0.3, "share of the training pictures that are varied; 0: none")
     flip: bool = setting(False, "mirror half of the training pictures")
     word_dropout: float = setting(0.02, "share of words that training hides; teaches <unk>")
@@ -73,15 +76,14 @@ class TrainConfig:
     stop_after: int = setting(0, "save and stop after this many images; 0: at the end")
 
     def __post_init__(self) -> None:
-        for name in ("images", "batch_size", "lr", "sample_every"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"--{name.replace('_', '-')} must be more than 0")
-        for name in ("augment", "word_dropout", "caption_dropout"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"--{name.replace('_', '-')} is a share and must be within 0 and 1")
-        for name in ("seed", "noise_dim", "sharpen", "stop_after"):
-            if getattr(self, name) < 0:
-                raise UserError(f"--{name.replace('_', '-')} must be 0 or more")
+        positive = ("images", "batch_size", "lr", "sample_every")
+        shares = ("augment", "word_dropout", "caption_dropout")
+        for name in (*positive, *shares, "seed", "noise_dim", "sharpen", "stop_after"):
+            value, flag = getattr(self, name), "--" + name.replace("_", "-")
+            if value < 0 or (name in positive and value == 0) or (name in shares and value > 1):
+                least = "more than 0" if name in positive else "0 or more"
+                what = "a share, within 0 and 1" if name in shares else least
+                raise UserError(f"{flag} must be {what}, not {value}")
         if self.run and Path(self.run).name != self.run:
             raise UserError(f"--run {self.run!r} must be a plain name, without folders")
 
@@ -152,9 +154,8 @@ def learning_rate(config: TrainConfig, clock: int, start: int) -> float:
 def sharpen_weight(config: TrainConfig, clock: int, start: int) -> float:
     """0 while content and place are learnt, ramped in, and full when training goes on later."""
     progress = 1.0 if start > 0 else clock / config.images
-    return config.sharpen * min(
-        1.0, max(0.0, (progress - SHARPEN_FROM) / (SHARPEN_TO - SHARPEN_FROM))
-    )
+    ramp = (progress - SHARPEN_FROM) / (SHARPEN_TO - SHARPEN_FROM)
+    return config.sharpen * min(1.0, max(0.0, ramp))
 
 
 def step_losses(
@@ -183,43 +184,32 @@ def validate(model: TextToImageModel, dataset: CaptionedImages, device: str) -> 
         numbers = range(start, min(start + DRAW_BATCH, num))
         pictures, captions = dataset.batch(numbers)
         drawn = model.draw([c[0] for c in captions], list(numbers))
-        losses = step_losses(
-            drawn, from_uint8(pictures).to(device), 1.0, generator_for(0, 1, start)
-        )
-        for name, loss in losses.items():
+        real, filters = from_uint8(pictures).to(device), generator_for(0, 3, start)
+        for name, loss in step_losses(drawn, real, 1.0, filters).items():
             totals[name] = totals.get(name, 0.0) + loss.item() * len(numbers) / num
     return totals
 
 
-def save_sample_sheet(
-    path: Path, model: TextToImageModel, dataset: CaptionedImages, title: str
-) -> None:
+def save_samples(path: Path, model: TextToImageModel, dataset: CaptionedImages, title: str) -> None:
     """Captions never trained on, spread evenly over the validation pictures; nothing is picked."""
     num = min(NUM_SAMPLES, len(dataset))
-    pictures, captions = dataset.batch([i * len(dataset) // num for i in range(num)])
-    first = [c[0] for c in captions]
+    pictures, several = dataset.batch([i * len(dataset) // num for i in range(num)])
+    captions = [c[0] for c in several]
     rows = {"real": pictures}
     for seed in (0, 1):
-        rows[f"drawn, seed {seed}"] = to_uint8(model.draw(first, [seed] * num))
-    figures.save_samples(path, rows, first, title)
+        rows[f"drawn, seed {seed}"] = to_uint8(model.draw(captions, [seed] * num))
+    figures.save_samples(path, rows, captions, title)
 
 
-class StopRequest:
-    """Turns Ctrl-C into a flag that is looked at between steps; a second Ctrl-C stops at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __enter__(self) -> "StopRequest":
-        self.previous = signal.signal(signal.SIGINT, self._ask)
-        return self
-
-    def __exit__(self, *_) -> None:
-        signal.signal(signal.SIGINT, self.previous)
-
-    def _ask(self, *_) -> None:
-        self.asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+@contextmanager
+def ctrl_c_event() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets, to be looked at between steps."""
+    event = threading.Event()
+    previous = signal.signal(signal.SIGINT, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def open_data(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages]:
@@ -233,9 +223,7 @@ def open_data(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages]:
     if config.flip:
         sided = [c for c in dataset.captions() if {"left", "right"} & set(split_words(c))]
         if sided:
-            raise UserError(
-                f"--flip would make captions wrong that say left or right: {sided[0]!r}"
-            )
+            raise UserError(f"--flip would make captions wrong that name sides: {sided[0]!r}")
     return dataset, validation
 
 
@@ -374,8 +362,8 @@ def main(config: TrainConfig) -> Path:
     end = min(config.images, config.stop_after or config.images)
     first, earlier, began = clock, state["seconds"], time.monotonic()
     bar = tqdm(total=config.images, initial=clock, unit="img", desc="training", smoothing=0.05)
-    with StopRequest() as stop, bar:
-        while clock < end and not stop.asked:
+    with ctrl_c_event() as stop, bar:
+        while clock < end and not stop.is_set():
             # Data
             real, tokens, noise, changes = training_batch(dataset, order, model, config, clock)
 
@@ -420,9 +408,9 @@ def main(config: TrainConfig) -> Path:
             if due:
                 metrics.add(clock, "validation", validate(ema, validation, device))
                 title = f"{folder.name}: {clock:,} images; captions never trained on, none picked"
-                save_sample_sheet(folder / f"samples/{clock:09d}.png", ema, validation, title)
+                save_samples(folder / f"samples/{clock:09d}.png", ema, validation, title)
                 figures.save_loss_curves(folder / "loss.png", metrics.lines)
-            if due or clock >= end or stop.asked:
+            if due or clock >= end or stop.is_set():
                 weights = {"model": model, "ema": ema, "optimizer": optimizer}
                 state = {"config": asdict(config), "images_seen": clock, "start": start,
                          "seconds": seconds, "sums": sums}  # fmt: skip
@@ -434,7 +422,7 @@ def main(config: TrainConfig) -> Path:
     else:
         print(f"saved after {clock:,} of {config.images:,} images; to go on: python "
               f"{' '.join(sys.argv)}")  # fmt: skip
-    if stop.asked:
+    if stop.is_set():
         sys.exit(130)
     return folder
 

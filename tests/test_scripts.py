@@ -108,7 +108,7 @@ def test_an_exported_model_draws_what_its_run_draws_and_the_old_file_is_kept(pic
 def test_weights_that_half_precision_would_change_stay_in_full(weights):
     model = checkpoint.load_model(Path(weights))
     with torch.no_grad():
-        model.to_rgb.weight.fill_(1e-7)  # vanishes in half precision ...
+        model.to_rgb.weight.fill_(1e-9)  # vanishes in half precision ...
         model.to_rgb.bias.zero_()
         model.to_subpixels.bias.fill_(1e6)  # ... and this overflows
     _, halved = save_model.halve_if_equal(model)
