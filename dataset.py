@@ -229,14 +229,17 @@ def open_cache(
     place = hashlib.blake2b(repr((str((collection.root or Path()).resolve()), settings)).encode())
     folder = cache_dir / f"{collection.name}-{settings[0]}px-{place.hexdigest()[:8]}"
     wanted = fingerprint(collection, settings)
-    try:
-        about = json.loads((folder / "about.json").read_text())
-        if about["fingerprint"] != wanted:
-            raise ValueError
-    except (OSError, ValueError, KeyError):
-        about = _build_cache(collection, settings, folder, wanted, show_progress)
-    pictures = np.load(folder / "pictures.npy", mmap_mode="r")
-    return pictures, {int(i): reason for i, reason in about["unreadable"].items()}
+    for attempt in ("as it is", "rebuilt"):
+        try:
+            about = json.loads((folder / "about.json").read_text())
+            pictures = np.load(folder / "pictures.npy", mmap_mode="r")  # ValueError if cut short
+            if about["fingerprint"] == wanted:
+                return pictures, {int(i): reason for i, reason in about["unreadable"].items()}
+        except (OSError, ValueError, KeyError):
+            pass
+        if attempt == "as it is":
+            _build_cache(collection, settings, folder, wanted, show_progress)
+    raise UserError(f"the cache {folder} changes while it is read; is another run building it?")
 
 
 def _build_cache(
@@ -245,7 +248,7 @@ def _build_cache(
     folder: Path,
     wanted: str,
     show_progress: bool,
-) -> dict:
+) -> None:
     num, size = len(collection.records), settings[0]
     unfinished = folder.with_name(f"{folder.name}.unfinished-{os.getpid()}")
     unreadable = {}
@@ -275,7 +278,6 @@ def _build_cache(
         raise UserError(f"the cache {folder} cannot be written: {error}") from None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return about
 
 
 def _as_it_is(item):

@@ -152,8 +152,8 @@ def learning_rate(config: TrainConfig, clock: int, start: int) -> float:
 
 
 def sharpen_weight(config: TrainConfig, clock: int, start: int) -> float:
-    """0 while content and place are learnt, ramped in, and full when training goes on later."""
-    progress = 1.0 if start > 0 else clock / config.images
+    """0 while content and place are learnt, then ramped in; anew when training goes on later."""
+    progress = (clock - start) / (config.images - start)
     ramp = (progress - SHARPEN_FROM) / (SHARPEN_TO - SHARPEN_FROM)
     return config.sharpen * min(1.0, max(0.0, ramp))
 

@@ -169,7 +169,8 @@ def test_the_sharpness_term_comes_after_the_content():
     assert train.sharpen_weight(config, 600, 0) == 0
     assert train.sharpen_weight(config, 700, 0) == pytest.approx(config.sharpen / 2)
     assert train.sharpen_weight(config, 800, 0) == config.sharpen
-    assert train.sharpen_weight(config, 0, 500) == config.sharpen
+    assert train.sharpen_weight(config, 700, 500) == 0
+    assert train.sharpen_weight(config, 950, 500) == config.sharpen
 
 
 def test_every_epoch_shows_every_item_once_in_another_order():
