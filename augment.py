@@ -49,7 +49,7 @@ def augment(
 
     # Colours.
     gray = x.mean(dim=1, keepdim=True)
-    x = gray + (x - gray) * (1 + SATURATION * saturation)
+    x = x + (x - gray) * SATURATION * saturation  # exactly x where nothing changes
     x = x * (1 + CONTRAST * contrast) + BRIGHTNESS * brightness
     x = x + WARMTH * warmth * torch.tensor([1.0, 0.0, -1.0], device=x.device)[:, None, None]
     x = x + NOISE * noise * torch.randn(x.shape, generator=generator, device=x.device)

@@ -120,7 +120,8 @@ class CaptionedImages(Dataset):
     def skipped_line(self) -> str:
         """What was left out and why, counted, with one example each; "nothing" if so."""
         skipped = self.collection.skipped.items()
-        return "; ".join(f"{len(v)} {k} (e.g. {v[0]})" for k, v in skipped) or "nothing"
+        line = "; ".join(f"{len(v)} {k} (e.g. {v[0]})" for k, v in skipped) or "nothing"
+        return line.encode(errors="backslashreplace").decode()  # file names that are not UTF-8
 
     def summary(self) -> str:
         """What was found, in a few lines."""
@@ -140,7 +141,7 @@ class CaptionedImages(Dataset):
 
 def split_of(path: str, validation_share: float) -> str:
     """The split of a file, by a hash of its relative path."""
-    digest = hashlib.blake2b(path.encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(path.encode(errors="surrogateescape"), digest_size=8).digest()
     return "validation" if int.from_bytes(digest, "big") < validation_share * 2**64 else "train"
 
 
@@ -200,9 +201,9 @@ class _Decoder(Dataset):
             return scenes.render(0, int(index), split, self.settings[0])[0]
         try:
             return load_picture(Path(self.collection.root or "", path), *self.settings)
-        except Image.DecompressionBombError:
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             return "pictures with too many pixels"
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning):
+        except Exception:  # Pillow raises any kind: OSError, struct.error, SyntaxError, ...
             return "files that are no readable pictures"
 
 
@@ -235,7 +236,7 @@ def open_cache(
             pictures = np.load(folder / "pictures.npy", mmap_mode="r")  # ValueError if cut short
             if about["fingerprint"] == wanted:
                 return pictures, {int(i): reason for i, reason in about["unreadable"].items()}
-        except (OSError, ValueError, KeyError):
+        except (OSError, EOFError, ValueError, KeyError):
             pass
         if attempt == "as it is":
             _build_cache(collection, settings, folder, wanted, show_progress)

@@ -44,10 +44,8 @@ def find_collection(path: str | Path) -> Collection:
         raise UserError(f"{root} does not exist; --data takes a folder of captioned pictures")
     if not root.is_dir():
         raise UserError(f"{root} is a file; --data takes a folder of captioned pictures")
-    if any(_metadata_files(root)):
-        collection = read_imagefolder(root)
-    else:
-        collection = read_sidecar(root)
+    read = read_imagefolder if _metadata_files(root) else read_sidecar
+    collection = read(root)
     if not collection.records:
         seen = Counter(p.suffix.lower() or "no suffix" for p in _walk(root))
         what = ", ".join(f"{n} x {suffix}" for suffix, n in seen.most_common(5)) or "nothing"
@@ -79,13 +77,11 @@ def read_imagefolder(root: Path) -> Collection:
                 collection.skipped["rows without file_name"].append(where)
                 continue
             path = (folder / name.replace("\\", "/")).as_posix()
-            found = [
-                t for t in (clean_caption(t) for t in ([text] if isinstance(text, str) else text or []))
-                if t
-            ]  # fmt: skip
+            texts = text if isinstance(text, list) else [text]
+            found = [t for t in map(clean_caption, texts) if t]
             if not is_inside(root, path):
                 collection.skipped["paths that leave the folder"].append(where)
-            elif not (root / path).is_file():
+            elif not os.path.isfile(root / path):  # Path.is_file raises for too long names
                 collection.skipped["pictures missing"].append(f"{name} ({where})")
             elif not found:
                 collection.skipped["rows without a caption"].append(where)
@@ -100,7 +96,7 @@ def read_sidecar(root: Path) -> Collection:
     caption."""
     collection = Collection(root.resolve().name, "sidecar", root, [])
     files = {p.relative_to(root).as_posix(): p for p in _walk(root)}
-    texts = {str(PurePosixPath(n).with_suffix("")): p for n, p in files.items()
+    texts = {str(PurePosixPath(n).with_suffix("")): n for n, p in files.items()
              if p.suffix.lower() == ".txt"}  # fmt: skip
     used = set()
     for name, path in files.items():
@@ -111,16 +107,20 @@ def read_sidecar(root: Path) -> Collection:
             collection.skipped["pictures without a .txt"].append(name)
             continue
         used.add(stem)
-        lines = [clean_caption(line) for line in read_text(texts[stem]).splitlines()]
-        captions = tuple(line for line in lines if line)
-        if not is_inside(root, name):
+        if not (is_inside(root, name) and is_inside(root, texts[stem])):
             collection.skipped["links that leave the folder"].append(name)
-        elif captions:
+            continue
+        if not (os.path.isfile(path) and os.path.isfile(files[texts[stem]])):
+            collection.skipped["links that lead nowhere"].append(name)
+            continue
+        lines = map(clean_caption, read_text(files[texts[stem]]).splitlines())
+        captions = tuple(line for line in lines if line)
+        if captions:
             collection.records.append(Record(name, captions))
         else:
             collection.skipped["pictures with an empty .txt"].append(name)
-    for stem in texts.keys() - used:
-        collection.skipped[".txt without a picture"].append(stem + ".txt")
+    for stem in sorted(texts.keys() - used):
+        collection.skipped[".txt without a picture"].append(texts[stem])
     return collection
 
 
@@ -143,6 +143,7 @@ def clean_caption(text: object) -> str:
     """NFC, without control characters, white space folded; "" for what is not text."""
     if not isinstance(text, str):
         return ""
+    text = text.encode(errors="ignore").decode()  # without halves of an emoji
     text = unicodedata.normalize("NFC", text.replace("\0", " ").replace("\ufeff", ""))
     return " ".join(text.split())
 
@@ -151,7 +152,10 @@ def is_inside(root: Path, path: str) -> bool:
     """Whether the relative `path`, links followed, stays below root."""
     if PurePosixPath(path).is_absolute() or ":" in path.split("/")[0] or ".." in path.split("/"):
         return False
-    return (root / path).resolve().is_relative_to(root.resolve())
+    try:
+        return Path(os.path.realpath(root / path)).is_relative_to(os.path.realpath(root))
+    except ValueError:  # no name of a file: it holds a 0 byte or half a character
+        return False
 
 
 def read_text(path: Path) -> str:
@@ -166,7 +170,9 @@ def read_text(path: Path) -> str:
 
 def _metadata_files(root: Path) -> list[Path]:
     files = [p for name in METADATA_NAMES for p in (root / name, *sorted(root.glob(f"*/{name}")))]
-    files = [p for p in files if p.is_file()]
+    files = [
+        p for p in files if p.is_file() and (p.parent == root or not _is_litter(p.parent.name))
+    ]
     if len({p.suffix for p in files}) > 1:
         raise UserError(f"{root} holds both metadata.jsonl and metadata.csv; keep one of them")
     return files
@@ -195,10 +201,14 @@ def _rows(metadata: Path) -> Iterator[tuple[int, dict]]:
         yield number, row
 
 
+def _is_litter(name: str) -> bool:
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db")
+
+
 def _walk(root: Path) -> Iterator[Path]:
     """All files below root in a fixed order, without the litter of operating systems."""
     for folder, names, files in os.walk(root):
-        names[:] = sorted(n for n in names if not n.startswith(".") and n != "__MACOSX")
+        names[:] = sorted(n for n in names if not _is_litter(n))
         for name in sorted(files):
-            if not name.startswith(".") and name != "Thumbs.db":
+            if not _is_litter(name):
                 yield Path(folder, name)

@@ -74,7 +74,7 @@ class Tokenizer:
         counts = Counter(word for caption in captions for word in split_words(caption))
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         words = [word for word, count in ranked if count >= min_count]
-        return cls(SPECIAL_TOKENS + words[: max_size - len(SPECIAL_TOKENS)])
+        return cls(SPECIAL_TOKENS + words[: max(0, max_size - len(SPECIAL_TOKENS))])
 
     def __len__(self) -> int:
         return len(self.vocabulary)

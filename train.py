@@ -278,10 +278,11 @@ def describe(config: TrainConfig, model: TextToImageModel, dataset: CaptionedIma
     """What a person wants to know before training starts."""
     lengths = [len(model.tokenizer.encode(caption)) for caption in dataset.captions()]
     limit = model.config.max_tokens
+    num_cut = sum(length > limit for length in lengths)
     return (
         f"{dataset.summary()}\n"
-        f"  vocabulary: {len(model.tokenizer):,} words; {sum(n > limit for n in lengths):,} captions "
-        f"cut to {limit} tokens (the longest has {max(lengths)})\n"
+        f"  vocabulary: {len(model.tokenizer):,} words; {num_cut:,} captions cut to {limit} tokens "
+        f"(the longest has {max(lengths)})\n"
         f"model: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
         f"{config.image_size} px"
     )
@@ -351,8 +352,8 @@ def main(config: TrainConfig) -> Path:
     if state["optimizer"]:
         optimizer.load_state_dict(state["optimizer"])
 
-    print(f"{describe(config, model, dataset)}, {device}, {precision}\nrun: {folder}, "
-          f"{config.images:,} images" + (f", going on from {clock:,}" if clock else ""))  # fmt: skip
+    print(f"{describe(config, model, dataset)}, {device}, {precision}")
+    print(f"run: {folder}, {config.images:,} images, from image {clock:,}")
     folder.mkdir(parents=True, exist_ok=True)
     about = {"train": asdict(config), "model": asdict(model.config), "precision": str(precision)}
     (folder / "config.json").write_text(json.dumps(provenance(device) | about, indent=2) + "\n")
@@ -417,11 +418,11 @@ def main(config: TrainConfig) -> Path:
                 state |= {name: part.state_dict() for name, part in weights.items()}
                 checkpoint.save(state, folder / "checkpoint.pth")
     if clock == config.images:
-        print(f'done: see {folder}/samples and {folder}/loss.png; to draw: python generate.py --input '
-              '"..."; to keep the weights: python save_model.py')  # fmt: skip
+        print(f"done: see {folder}/samples and {folder}/loss.png; to draw: python generate.py "
+              '--input "..."; to keep the weights: python save_model.py')  # fmt: skip
     else:
-        print(f"saved after {clock:,} of {config.images:,} images; to go on: python "
-              f"{' '.join(sys.argv)}")  # fmt: skip
+        command = " ".join(["python", *sys.argv])
+        print(f"saved after {clock:,} of {config.images:,} images; to go on: {command}")
     if stop.is_set():
         sys.exit(130)
     return folder

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from losses import regression_loss, sliced_wasserstein_loss
 
-NUM_FILTERS, FILTER_SIZE, STRIDE, NUM_SCALES = 12, 5, 2, 2  # of sliced_wasserstein_loss
+NUM_FILTERS, FILTER_SIZE, NUM_SCALES = 4, 5, 2  # of sliced_wasserstein_loss
 FLOOR = 1e-3  # of regression_loss, below the root
 
 
@@ -43,14 +43,14 @@ def halve(picture: np.ndarray) -> np.ndarray:
     return half
 
 
-def patches(picture: np.ndarray, top: int, left: int) -> np.ndarray:
+def patches(picture: np.ndarray) -> np.ndarray:
     """The patches that the filters look at, (number, 75)."""
     _, height, width = picture.shape
     return np.stack(
         [
             picture[:, i : i + FILTER_SIZE, j : j + FILTER_SIZE].ravel()
-            for i in range(top, height - FILTER_SIZE + 1, STRIDE)
-            for j in range(left, width - FILTER_SIZE + 1, STRIDE)
+            for i in range(height - FILTER_SIZE + 1)
+            for j in range(width - FILTER_SIZE + 1)
         ]
     )
 
@@ -63,13 +63,12 @@ def naive_wasserstein(drawn: torch.Tensor, real: torch.Tensor, seed: int) -> flo
     for _ in range(NUM_SCALES):
         shape = (NUM_FILTERS, 3, FILTER_SIZE, FILTER_SIZE)
         filters = torch.randn(*shape, generator=generator).double().numpy()
-        top, left = torch.randint(STRIDE, (2,), generator=generator).tolist()
         differences = []
         for a, b in zip(drawn, real, strict=True):
             for weights in filters:
                 weights = weights - weights.mean()
                 weights = weights.ravel() / np.sqrt((weights**2).sum())
-                ranked = (np.sort(patches(picture, top, left) @ weights) for picture in (a, b))
+                ranked = (np.sort(patches(picture) @ weights) for picture in (a, b))
                 differences.append(np.abs(np.subtract(*ranked)).mean())
         loss += np.mean(differences)
         drawn, real = [halve(x) for x in drawn], [halve(x) for x in real]

@@ -8,8 +8,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from model import AUGMENTATION_DIM, ModelConfig, MultiHeadSelfAttention, TextToImageModel, attend
-from model import from_uint8, to_uint8
+from model import (
+    AUGMENTATION_DIM,
+    ModelConfig,
+    MultiHeadSelfAttention,
+    TextToImageModel,
+    attend,
+    from_uint8,
+    to_uint8,
+)
 from tokenizer import PAD, Tokenizer
 
 CAPTIONS = ["a red circle", "a blue star at the left of a big green ring", "red", ""]

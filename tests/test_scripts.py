@@ -202,7 +202,8 @@ def test_a_picture_is_the_same_in_another_process(weights, tmp_path):
 def test_importing_any_module_has_no_side_effects(tmp_path):
     modules = [path.stem for path in ROOT.glob("*.py")]
     program = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import torch; before = torch.get_rng_state();"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import torch;"
+        "before = torch.get_rng_state();"
         f"import {', '.join(modules)}; assert torch.equal(before, torch.get_rng_state());"
         "assert not torch.cuda.is_initialized(); assert 'tensorboard' not in sys.modules"
     )
