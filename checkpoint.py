@@ -1,8 +1,6 @@
 """How do weights reach the disk and come back? Whole or not at all, and never as code."""
 
-import copy
 import os
-import pickle
 from pathlib import Path
 
 import torch
@@ -34,26 +32,30 @@ def load(path: Path) -> dict:
         raise UserError(f"there is no file {path}; train one with: python train.py")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
+    except Exception:  # foreign bytes raise any kind
         raise UserError(f"{path} is damaged, or not a file that torch.save wrote") from None
     if not isinstance(state, dict):
         raise UserError(f"{path} holds no weights of this project")
     return state
 
 
-def load_model(path: Path) -> TextToImageModel:
-    """The model of an exported file, or of a training checkpoint (its EMA weights), for drawing."""
-    state = load(path)
-    state = state.get("ema", state)
-    if "_extra_state" not in state:
+def build_model(weights: dict, path: Path) -> TextToImageModel:
+    """A model with these weights, on the CPU; `path` is where they came from, for the message."""
+    if "_extra_state" not in weights:
         raise UserError(f"{path} holds no weights of this project (no configuration in it)")
     model = TextToImageModel()
     try:
-        model.load_state_dict(copy.copy(state))
+        model.load_state_dict(weights)
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path} does not fit this version of the model: {reason}") from None
-    return model.eval()
+    return model
+
+
+def load_model(path: Path) -> TextToImageModel:
+    """The model of an exported file, or of a training checkpoint (its EMA weights), for drawing."""
+    state = load(path)
+    return build_model(state.get("ema", state), path).eval()
 
 
 def newest_checkpoint() -> Path | None:

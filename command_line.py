@@ -3,6 +3,7 @@
 import argparse
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,41 +28,41 @@ def setting(default, help: str, choices: tuple | None = None):
 def parse_flags(config_class: type, description: str, presets: dict[str, dict], argv: list[str]):
     """One flag for each field, --name and --no-name for booleans, repeated flags for lists.
 
-    A preset changes defaults; flags win over it.
+    The field `preset`, if there is one, names an entry of presets that changes defaults; flags win.
     """
     parser = argparse.ArgumentParser(
-        description=description, allow_abbrev=False, formatter_class=_HelpFormatter
+        description=description,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    if presets:
-        parser.add_argument("--preset", choices=presets, default="default", help="named settings")
     for f in fields(config_class):
         parser.add_argument("--" + f.name.replace("_", "-"), dest=f.name, **_argument(f))
-    given = vars(parser.parse_args(argv))
+    given = parser.parse_args(argv)
     if presets:
-        parser.set_defaults(**presets[given["preset"]])
-        given = vars(parser.parse_args(argv))
-        given.pop("preset")
-    return config_class(**given)
-
-
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    pass
+        parser.set_defaults(**presets[given.preset])
+        given = parser.parse_args(argv)
+    return config_class(**vars(given))
 
 
 def _argument(f: Field) -> dict:
-    help, choices = f.metadata["help"], f.metadata["choices"]
     if f.default is MISSING:
-        return {"default": f.default_factory(), "action": "extend", "nargs": 1, "help": help}
-    if isinstance(f.default, bool):
-        return {"default": f.default, "action": argparse.BooleanOptionalAction, "help": help}
-    return {"default": f.default, "type": type(f.default), "choices": choices, "help": help}
+        options = {"default": f.default_factory(), "action": "extend", "nargs": 1}
+    elif isinstance(f.default, bool):
+        options = {"default": f.default, "action": argparse.BooleanOptionalAction}
+    else:
+        choices = f.metadata["choices"]
+        options = {"default": f.default, "type": type(f.default), "choices": choices}
+    return options | {"help": f.metadata["help"] + " (default: %(default)s)"}
 
 
 def run(main: Callable, config_class: type, description: str, presets: dict | None = None) -> None:
-    """Call main with the flags' configuration; a UserError becomes a sentence and exit status 2."""
+    """Call main with the flags' configuration; a mistake of the user's, or trouble with a file,
+    becomes one sentence and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):  # captions of any script, terminals of any kind
+        stream.reconfigure(errors="backslashreplace")
     try:
         main(parse_flags(config_class, description, presets or {}, sys.argv[1:]))
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -79,24 +80,17 @@ def choose_device(device: str) -> str:
 
 def provenance(device: str) -> dict:
     """What made a result: command, commit, versions and hardware, as plain values."""
-    git = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=10",
-    ]
+    git = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
     try:
-        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+        root = Path(__file__).parent
+        commit = subprocess.run(git, cwd=root, capture_output=True, text=True).stdout.strip()
     except OSError:  # git is not installed
         commit = ""
     hardware = f"{os.cpu_count()} CPU cores ({platform.machine()})"
     if device == "cuda":
         hardware = torch.cuda.get_device_name()
     return {
-        "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
         "commit": commit or "unknown",
         "hardware": hardware,
         "versions": {"python": platform.python_version(), "torch": torch.__version__},

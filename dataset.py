@@ -30,7 +30,6 @@ from layouts import Collection, Record, find_collection, read_pairs
 CACHE_VERSION = 1  # raise it when the same file would give other pixels
 RESIZE_FILTERS = {"lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST}
 FITS = ("crop", "pad")
-SPLITS = ("train", "validation", "unseen")  # unseen: of the built-in scenes only
 NUM_SCENES = {"train": 32_768, "validation": 1_024, "unseen": 1_024}
 WORKERS_FROM = 2_000  # pictures; fewer are decoded before worker processes would have started
 
@@ -66,9 +65,9 @@ class CaptionedImages(Dataset):
         cache_dir: str | Path = "results/cache",
         show_progress: bool = True,
     ):
-        if split not in SPLITS or resize not in RESIZE_FILTERS or fit not in FITS:
+        if split not in scenes.SPLITS or resize not in RESIZE_FILTERS or fit not in FITS:
             raise ValueError(
-                f"split is one of {SPLITS}, resize of {tuple(RESIZE_FILTERS)}, fit of {FITS}"
+                f"split is one of {scenes.SPLITS}, resize of {tuple(RESIZE_FILTERS)}, fit of {FITS}"
             )
         if data is None:
             self.collection = list_scenes()
@@ -87,7 +86,9 @@ class CaptionedImages(Dataset):
             else:
                 self.splits[record.split or split_of(record.path, validation_share)].append(i)
         if not any(self.splits.values()):
-            raise UserError(f"none of the pictures in {data} can be read: {self.skipped_line()}")
+            raise UserError(
+                f"none of the pictures in {data} can be read: {self.collection.skipped_line()}"
+            )
         self.indices = self.splits[split]
 
     def __len__(self) -> int:
@@ -117,12 +118,6 @@ class CaptionedImages(Dataset):
         """All captions of this split."""
         return [c for i in self.indices for c in self.collection.records[i].captions]
 
-    def skipped_line(self) -> str:
-        """What was left out and why, counted, with one example each; "nothing" if so."""
-        skipped = self.collection.skipped.items()
-        line = "; ".join(f"{len(v)} {k} (e.g. {v[0]})" for k, v in skipped) or "nothing"
-        return line.encode(errors="backslashreplace").decode()  # file names that are not UTF-8
-
     def summary(self) -> str:
         """What was found, in a few lines."""
         sizes = {split: len(indices) for split, indices in sorted(self.splits.items())}
@@ -135,7 +130,7 @@ class CaptionedImages(Dataset):
             f"pictures with {num_captions:,} captions\n"
             f"  splits: {', '.join(f'{n:,} {s}' for s, n in sizes.items())}"
             f" (validation {share:.1%})\n"
-            f"  skipped: {self.skipped_line()}"
+            f"  skipped: {self.collection.skipped_line()}"
         )
 
 
@@ -155,12 +150,14 @@ def list_scenes() -> Collection:
     return Collection("scenes", "built-in", None, records)
 
 
-def load_picture(path: str | Path, image_size: int, resize: str = "lanczos", fit: str = "crop"):
+def load_picture(
+    path: str | Path, image_size: int, resize: str = "lanczos", fit: str = "crop"
+) -> np.ndarray:
     """Decode any picture to RGB: (S, S, 3) uint8.
 
     EXIF orientation applied, transparency over white, 16 bits and floats scaled to 8, first frame
-    of animations, cut to its central square or padded with white. Raises OSError or ValueError for
-    what is not a picture.
+    of animations, cut to its central square or padded with white. Raises what Pillow raises for a
+    file that is not a picture: OSError, ValueError, SyntaxError and others.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -227,8 +224,10 @@ def open_cache(
     A cache of other files or settings is rebuilt. It is written under another name and renamed when
     it is whole, so that a run cut short leaves nothing that looks like a cache.
     """
-    place = hashlib.blake2b(repr((str((collection.root or Path()).resolve()), settings)).encode())
-    folder = cache_dir / f"{collection.name}-{settings[0]}px-{place.hexdigest()[:8]}"
+    origin = str((collection.root or Path()).resolve())
+    paths = [] if collection.root else [record.path for record in collection.records]
+    place = hashlib.blake2b(repr((origin, paths, settings)).encode(), digest_size=4).hexdigest()
+    folder = cache_dir / f"{collection.name}-{settings[0]}px-{place}"
     wanted = fingerprint(collection, settings)
     for attempt in ("as it is", "rebuilt"):
         try:
@@ -271,6 +270,7 @@ def _build_cache(
             else:
                 pictures[i] = np.asarray(pixels).transpose(2, 0, 1)
         pictures.flush()
+        del pictures  # Windows renames no folder with an open file in it
         about = {"fingerprint": wanted, "unreadable": unreadable}
         (unfinished / "about.json").write_text(json.dumps(about))
         shutil.rmtree(folder, ignore_errors=True)

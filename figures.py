@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 COLUMNS = 8  # captions side by side
-CELL, CAPTION, TITLE, LABEL = 128, 66, 30, 24  # sizes in pixels
+CELL, CAPTION, TITLE, LABEL = 128, 76, 30, 24  # sizes in pixels
 DPI = 100
 
 
@@ -36,7 +36,7 @@ def save_samples(path: Path, rows: dict[str, Tensor], captions: list[str], title
             if i % COLUMNS == 0:
                 axis.set_ylabel(label, fontsize=8)
             y += CELL
-        text = "\n".join(textwrap.wrap(caption, 28)[:5])
+        text = "\n".join(textwrap.wrap(caption, 28)[:7])
         figure.text(x / width, 1 - (y + 4) / height, text, va="top", fontsize=5.5, parse_math=False)
     _save(figure, path)
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import make_grid
 
@@ -43,7 +42,7 @@ def file_name(prompt: str, seed: int) -> str:
     slug = re.sub(r"[^\w]+", "-", text).strip("-")[:40].strip("-")
     if slug.replace("-", " ") != text:  # something was lost: tell such prompts apart
         slug += "-" + hashlib.blake2b(prompt.encode("utf-8", "replace"), digest_size=3).hexdigest()
-    return f"{slug.lstrip('-')}-seed{seed}.png"
+    return f"{slug.lstrip('-') or 'any'}-seed{seed}.png"
 
 
 def find_weights(model: str) -> Path:
@@ -61,6 +60,8 @@ def main(config: GenerateConfig) -> list[Path]:
         for word, nearest in model.tokenizer.unknown_words(prompt).items():
             hint = f'; the nearest known one is "{nearest}"' if nearest else ""
             print(f'unknown word "{word}" in "{prompt}"{hint}')
+        if len(model.tokenizer.encode(prompt)) > model.config.max_tokens:
+            print(f'only the first {model.config.max_tokens - 1} words count of "{prompt}"')
     pictures = model.generate(config.input, config.seed, config.n)
     seeds = range(config.seed, config.seed + config.n)
     names = [file_name(prompt, seed) for prompt in config.input for seed in seeds]
@@ -75,21 +76,12 @@ def main(config: GenerateConfig) -> list[Path]:
     else:
         paths = [output / name for name in names]
     for picture, path in zip(pictures, paths, strict=True):
-        write(picture, path)
-        print(path)
-    return paths
-
-
-def write(picture: Image.Image, path: Path) -> None:
-    """Write a picture whole or not at all."""
-    temporary = path.with_name(f"unfinished-{path.name}")
-    try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"unfinished-{path.name}")
         picture.save(temporary)
         temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path} cannot be written: {error}") from None
+        print(path)
+    return paths
 
 
 if __name__ == "__main__":

@@ -36,6 +36,11 @@ class Collection:
     skipped: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     # reason -> what was skipped for it
 
+    def skipped_line(self) -> str:
+        """What was left out and why, counted, with one example each; "nothing" if so."""
+        line = "; ".join(f"{len(v)} {k} (e.g. {v[0]})" for k, v in self.skipped.items())
+        return line.encode(errors="backslashreplace").decode() or "nothing"
+
 
 def find_collection(path: str | Path) -> Collection:
     """Find out which layout lies at `path` and read it. Raises UserError where none is found."""
@@ -49,9 +54,9 @@ def find_collection(path: str | Path) -> Collection:
     if not collection.records:
         seen = Counter(p.suffix.lower() or "no suffix" for p in _walk(root))
         what = ", ".join(f"{n} x {suffix}" for suffix, n in seen.most_common(5)) or "nothing"
-        why = "; ".join(f"{len(v)} {k} (e.g. {v[0]})" for k, v in collection.skipped.items())
         raise UserError(
-            f"no captioned pictures in {root} (it holds {what}{'; ' + why if why else ''}); put a "
+            f"no captioned pictures in {root} (it holds {what}; skipped: "
+            f"{collection.skipped_line()}); put a "
             'metadata.jsonl with lines like {"file_name": "1.png", "text": "a red bird"} there, or '
             "a .txt with the same name beside each picture"
         )

@@ -4,7 +4,8 @@
 
 Shapes, the same letters in every file:
     B pictures, L tokens of the longest caption, D width of the text, Z width of the noise,
-    A parameters of the augmentation, C channels, H W height and width, N heads, V words known.
+    A parameters of the augmentation, C channels, H W height and width, N heads, Q queries,
+    K width of the condition for FiLM, S size of a square picture.
 """
 
 import math
@@ -223,38 +224,35 @@ class TextToImageModel(nn.Module):
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """All weights, one paragraph a rule."""
-        # Convolutions and layers before a leaky ReLU: keep the variance (He et al. 2015).
+        """Convolutions, linear layers and embeddings; LSTM and LayerNorm keep torch's defaults."""
+        # Before a leaky ReLU: keep the variance (He et al. 2015). In attention there is none.
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 nn.init.kaiming_normal_(module.weight, a=0.2)
                 if module.bias is not None:
                     module.bias.zero_()
-        # Linear layers with no activation behind them, and skips: gain 1.
         for module in self.modules():
             if isinstance(module, (MultiHeadSelfAttention, WordAttention)):
                 for layer in module.children():
                     if isinstance(layer, nn.Linear):
                         nn.init.xavier_uniform_(layer.weight)
+        # Skips have gain 1, and branches share the variance of the trunk, so that depth does not
+        # blow it up; not zero, so that gradients reach every layer from the first step. FiLM starts
+        # at scale 1, shift 0 (Perez et al. 2018).
         for block in self.decoder:
             nn.init.kaiming_normal_(block.skip.weight, nonlinearity="linear")
-        # The first pictures are a dim gray: large random ones would cost the first steps.
-        nn.init.normal_(self.to_rgb.weight, std=0.01)
-        # Residual branches share the variance of the trunk, so that depth does not blow it up;
-        # not zero, so that gradients reach every layer from the first step.
-        for block in self.decoder:
             block.conv2.weight.mul_(len(self.decoder) ** -0.5)
-        # Branches of the attention over words start at nothing: a plain decoder at first.
+            block.film.weight.zero_()
+        # Attention over words starts at nothing: a plain decoder at first.
         for attention in self.word_attention:
             attention.out.weight.zero_()
             attention.mlp[3].weight.zero_()
             nn.init.normal_(attention.positions, std=0.5)
-        # FiLM starts at scale 1, shift 0 (Perez et al. 2018).
-        for block in self.decoder:
-            block.film.weight.zero_()
-        # The four sub-pixels start equal, which leaves no checkerboard (Aitken et al. 2017, ICNR).
+        # The four sub-pixels start equal, which leaves no checkerboard (Aitken et al. 2017, ICNR),
+        # and the first pictures are a dim gray: large random ones would cost the first steps.
         weight = self.to_subpixels.weight
         weight.copy_(weight[::4].repeat_interleave(4, dim=0))
+        nn.init.normal_(self.to_rgb.weight, std=0.01)
         # Words: unit variance; the padding word stays zero.
         nn.init.normal_(self.text_encoder.embedding.weight)
         self.text_encoder.embedding.weight[PAD].zero_()
@@ -281,7 +279,7 @@ class TextToImageModel(nn.Module):
         Returns:
             pictures (B, 3, H, W) float32, about -1..1; not clamped, since a clamp has no gradient.
         """
-        weights: dict[str, Tensor | None] = {}
+        weights = {}
 
         # Text: in float32 also under autocast; it is small and the rest depends on it.
         with torch.autocast(tokens.device.type, enabled=False):

@@ -4,6 +4,7 @@ python save_model.py                       the newest run -> results_short/text_
 python save_model.py --run birds --output birds.pth
 """
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 import checkpoint
 from command_line import UserError, run, setting
 from model import TextToImageModel
+from tokenizer import SPECIAL_TOKENS
 
 
 @dataclass(frozen=True)
@@ -20,19 +22,18 @@ class SaveConfig:
     output: str = setting(str(checkpoint.SHIPPED_WEIGHTS), "file to write")
 
 
-def halve_if_equal(model: TextToImageModel) -> tuple[dict, bool]:
+def halve_if_equal(model: TextToImageModel) -> dict:
     """The state_dict in half precision if pictures stay the same to 1/255, else as it is."""
     state = model.state_dict()
     halved = {n: v.half() if isinstance(v, torch.Tensor) else v for n, v in state.items()}
     other = TextToImageModel()
     other.load_state_dict(halved)
-    words = model.tokenizer.vocabulary
-    prompts = [""] + [
-        " ".join(words[i : i + 5]) for i in range(3, len(words), max(1, len(words) // 31))
-    ]
-    seeds = list(range(len(prompts)))
+    words = model.tokenizer.vocabulary[len(SPECIAL_TOKENS) :]
+    step = len(words) // 31 + 1
+    prompts = [""] + [" ".join(words[i : i + 5]) for i in range(0, len(words), step)]
+    seeds = range(len(prompts))
     difference = (model.draw(prompts, seeds) - other.draw(prompts, seeds)).abs().max() / 2
-    return (halved, True) if difference <= 1 / 255 else (state, False)
+    return halved if difference <= 1 / 255 else state
 
 
 def main(config: SaveConfig) -> Path:
@@ -42,15 +43,16 @@ def main(config: SaveConfig) -> Path:
         source = checkpoint.RESULTS / config.run / "checkpoint.pth"
     if source is None:
         raise UserError("there is no run in results/; train one with: python train.py")
-    model = checkpoint.load_model(source)
-    state, halved = halve_if_equal(model)
     output = Path(config.output)
+    if output.is_dir():
+        raise UserError(f"{output} is a folder; --output takes the name of a file")
+    state = halve_if_equal(checkpoint.load_model(source))
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.exists():
-        output.replace(output.with_suffix(".previous.pth"))
+        shutil.copy2(output, output.with_suffix(".previous.pth"))
     checkpoint.save(state, output)
-    size = output.stat().st_size / 1e6
-    print(f"{source} -> {output} ({size:.1f} MB, {'half' if halved else 'full'} precision)")
+    precision = str(state["to_rgb.weight"].dtype).removeprefix("torch.")
+    print(f"{source} -> {output} ({output.stat().st_size / 1e6:.1f} MB, {precision})")
     return output
 
 

@@ -8,6 +8,7 @@ numbers, + - * / and square roots decide a pixel, and only random() of Python's 
 import math
 import random
 import zlib
+from functools import partial
 
 import numpy as np
 
@@ -70,26 +71,23 @@ def _around(*polar: tuple[float, float]) -> list[tuple[float, float]]:
     return [(round(x, 6), round(y, 6)) for x, y in points]
 
 
-TRIANGLE = [(0.0, -0.95), (0.95, 0.75), (-0.95, 0.75)]
-SQUARE = [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)]
-DIAMOND = [(0.0, -1.05), (0.65, 0.0), (0.0, 1.05), (-0.65, 0.0)]
-STAR = _around(*((36 * i, 1.1 if i % 2 == 0 else 0.45) for i in range(10)))
-CROSS = [(-0.32, -1), (0.32, -1), (0.32, -0.32), (1, -0.32), (1, 0.32), (0.32, 0.32),
-         (0.32, 1), (-0.32, 1), (-0.32, 0.32), (-1, 0.32), (-1, -0.32), (-0.32, -0.32)]  # fmt: skip
-ARROW = [(0, -1.05), (0.85, -0.1), (0.32, -0.1), (0.32, 1), (-0.32, 1), (-0.32, -0.1),
-         (-0.85, -0.1)]  # fmt: skip
+POLYGONS = {
+    "square": [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)],
+    "triangle": [(0.0, -0.95), (0.95, 0.75), (-0.95, 0.75)],
+    "diamond": [(0.0, -1.05), (0.65, 0.0), (0.0, 1.05), (-0.65, 0.0)],
+    "star": _around(*((36 * i, 1.1 if i % 2 == 0 else 0.45) for i in range(10))),
+    "cross": [(-0.32, -1), (0.32, -1), (0.32, -0.32), (1, -0.32), (1, 0.32), (0.32, 0.32),
+              (0.32, 1), (-0.32, 1), (-0.32, 0.32), (-1, 0.32), (-1, -0.32), (-0.32, -0.32)],
+    "arrow": [(0, -1.05), (0.85, -0.1), (0.32, -0.1), (0.32, 1), (-0.32, 1), (-0.32, -0.1),
+              (-0.85, -0.1)],
+}  # fmt: skip
 HEART = [(0.0, -0.45), (0.93, -0.08), (0.0, 1.0), (-0.93, -0.08)]
 DROP = [(0.0, -1.1), (0.585, 0.11), (-0.585, 0.11)]
 
 # Each shape: (u, v) in units of its radius -> signed distance, negative inside.
 SHAPES = {
     "circle": lambda u, v: circle(u, v, 0, 0, 0.95),
-    "square": lambda u, v: polygon(u, v, SQUARE),
-    "triangle": lambda u, v: polygon(u, v, TRIANGLE),
-    "diamond": lambda u, v: polygon(u, v, DIAMOND),
-    "star": lambda u, v: polygon(u, v, STAR),
-    "cross": lambda u, v: polygon(u, v, CROSS),
-    "arrow": lambda u, v: polygon(u, v, ARROW),
+    **{name: partial(polygon, corners=corners) for name, corners in POLYGONS.items()},
     "heart": lambda u, v: np.minimum(
         np.minimum(circle(u, v, -0.48, -0.38, 0.54), circle(u, v, 0.48, -0.38, 0.54)),
         polygon(u, v, HEART),
@@ -101,14 +99,8 @@ SHAPES = {
 }
 
 # One colour of each shape, and one shape of each colour, is kept out of training altogether.
-PAIRS = [(shape, colour) for shape in SHAPES for colour in COLOURS]
-UNSEEN_PAIRS = [
-    (shape, colour)
-    for i, shape in enumerate(SHAPES)
-    for j, colour in enumerate(COLOURS)
-    if (5 * i + j) % 12 == 4
-]
-SEEN_PAIRS = [pair for pair in PAIRS if pair not in UNSEEN_PAIRS]
+UNSEEN_PAIRS = [(s, list(COLOURS)[(4 - 5 * i) % 12]) for i, s in enumerate(SHAPES)]
+SEEN_PAIRS = [(s, c) for s in SHAPES for c in COLOURS if (s, c) not in UNSEEN_PAIRS]
 
 
 def pick(rng: random.Random, choices):

@@ -7,7 +7,6 @@
 Everything is left in results/<run>/. Repeat the command to resume; see README.md.
 """
 
-import copy
 import json
 import math
 import signal
@@ -17,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,7 @@ DRAW_BATCH = 64
 
 @dataclass(frozen=True)
 class TrainConfig:
+    preset: str = setting("default", "settings to start from", ("smoke", "default", "gpu-128"))
     data: str = setting("", "folder of captioned pictures; none: the built-in scenes")
     run: str = setting("", "name of the folder in results/; none: named after the data")
     images: int = setting(100_000, "length of the run, in images seen")
@@ -80,26 +81,28 @@ class TrainConfig:
         shares = ("augment", "word_dropout", "caption_dropout")
         for name in (*positive, *shares, "seed", "noise_dim", "sharpen", "stop_after"):
             value, flag = getattr(self, name), "--" + name.replace("_", "-")
-            if value < 0 or (name in positive and value == 0) or (name in shares and value > 1):
+            if name in shares and not 0 <= value <= 1:
+                raise UserError(f"{flag} must be a share, within 0 and 1, not {value}")
+            if not 0 <= value < 2**63 or (name in positive and value == 0):
                 least = "more than 0" if name in positive else "0 or more"
-                what = "a share, within 0 and 1" if name in shares else least
-                raise UserError(f"{flag} must be {what}, not {value}")
-        if self.run and Path(self.run).name != self.run:
-            raise UserError(f"--run {self.run!r} must be a plain name, without folders")
+                raise UserError(f"{flag} must be {least}, not {value}")
+        if self.run in (".", "..", "cache") or Path(self.run).name != self.run:
+            raise UserError(f"--run {self.run!r} must be a plain name, and not cache")
 
     def run_name(self) -> str:
-        return self.run or (Path(self.data).resolve().name if self.data else "scenes")
+        preset = f"-{self.preset}" if self.preset != "default" else ""
+        return self.run or (Path(self.data).resolve().name if self.data else "scenes") + preset
 
 
 PRESETS = {
     "default": {},
     # A minute on two cores: blurred places and colours, nothing more.
-    "smoke": {"images": 2_048, "sample_every": 1_024, "run": "smoke"},
+    "smoke": {"images": 2_048, "sample_every": 1_024},
     # Not yet measured.
     "gpu-128": {"images": 5_000_000, "image_size": 128, "batch_size": 256, "sample_every": 200_000},
 }
 # May differ between a run and its continuation without changing what is learnt.
-FREE_TO_CHANGE = {"images", "device", "sample_every", "stop_after"}
+FREE_TO_CHANGE = {"preset", "images", "device", "sample_every", "stop_after"}
 
 
 def generator_for(seed: int, stream: int, clock: int, device: str = "cpu") -> torch.Generator:
@@ -119,19 +122,10 @@ def choose_precision(config: TrainConfig, device: str) -> torch.dtype:
     return torch.bfloat16 if has_bfloat16 else torch.float32
 
 
-class Order:
-    """Which item is seen when: a fresh permutation each epoch, from (seed, epoch) alone."""
-
-    def __init__(self, num_items: int, seed: int):
-        self.num_items, self.seed, self.epoch, self.permutation = num_items, seed, -1, None
-
-    def __getitem__(self, clock: int) -> int:
-        epoch, place = divmod(clock, self.num_items)
-        if epoch != self.epoch:
-            generator = generator_for(self.seed, 0, epoch)
-            self.permutation = torch.randperm(self.num_items, generator=generator).tolist()
-            self.epoch = epoch
-        return self.permutation[place]
+@lru_cache(maxsize=1)
+def permutation(num_items: int, seed: int, epoch: int) -> list[int]:
+    """The order of an epoch: every item once, fresh for each epoch, from (seed, epoch) alone."""
+    return torch.randperm(num_items, generator=generator_for(seed, 0, epoch)).tolist()
 
 
 def hide_words(tokens: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
@@ -161,7 +155,7 @@ def sharpen_weight(config: TrainConfig, clock: int, start: int) -> float:
 def step_losses(
     drawn: Tensor, real: Tensor, weight: float, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """The terms by name; their sum, the second times weight, is what is minimised."""
+    """The terms by name, without weight; the second only where it counts."""
     losses = {"regression_loss": regression_loss(drawn, real)}
     if weight > 0:
         losses["sharpness_loss"] = sliced_wasserstein_loss(drawn, real, generator)
@@ -177,7 +171,10 @@ def update_ema(ema: nn.Module, model: nn.Module, clock: int, batch_size: int) ->
 
 @torch.no_grad()
 def validate(model: TextToImageModel, dataset: CaptionedImages, device: str) -> dict[str, float]:
-    """Mean of each loss term over validation pictures, first captions and fixed noise."""
+    """Mean of each loss term over validation pictures, first captions and fixed noise.
+
+    Of the pictures as they are shown, clamped to -1..1; the training terms are of unclamped ones.
+    """
     num = min(NUM_VALIDATION, len(dataset))
     totals: dict[str, float] = {}
     for start in range(0, num, DRAW_BATCH):
@@ -191,7 +188,7 @@ def validate(model: TextToImageModel, dataset: CaptionedImages, device: str) -> 
 
 
 def save_samples(path: Path, model: TextToImageModel, dataset: CaptionedImages, title: str) -> None:
-    """Captions never trained on, spread evenly over the validation pictures; nothing is picked."""
+    """Pictures never trained on, spread evenly over the validation set; nothing is picked."""
     num = min(NUM_SAMPLES, len(dataset))
     pictures, several = dataset.batch([i * len(dataset) // num for i in range(num)])
     captions = [c[0] for c in several]
@@ -219,7 +216,10 @@ def open_data(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages]:
     )
     validation = dataset.other_split("validation")
     if not len(dataset) or not len(validation):
-        raise UserError(f"{config.data} has too few pictures to train on and to validate with")
+        raise UserError(
+            f"{config.data} gives {len(dataset)} pictures to train on and {len(validation)} to "
+            "validate with: too few; add some, to 100 or more in all"
+        )
     if config.flip:
         sided = [c for c in dataset.captions() if {"left", "right"} & set(split_words(c))]
         if sided:
@@ -240,7 +240,8 @@ def new_state(config: TrainConfig, captions: list[str]) -> dict:
         "images_seen": 0,  # the clock
         "start": 0,  # clock at which this schedule began; more than 0 when training goes on later
         "seconds": 0.0,  # of training so far
-        "sums": {},  # loss term -> its values since the last line of metrics.jsonl
+        "sums": {},  # loss term -> its values since the last line of metrics
+        "metrics": [],  # the lines of metrics.jsonl
         "model": weights,
         "ema": weights,
         "optimizer": None,
@@ -289,7 +290,7 @@ def describe(config: TrainConfig, model: TextToImageModel, dataset: CaptionedIma
 
 
 def training_batch(
-    dataset: CaptionedImages, order: Order, model: TextToImageModel, config: TrainConfig, clock: int
+    dataset: CaptionedImages, model: TextToImageModel, config: TrainConfig, clock: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What the step at this clock sees; it depends on (seed, clock) alone.
 
@@ -298,7 +299,9 @@ def training_batch(
     device = model.to_rgb.weight.device
     rng = generator_for(config.seed, 1, clock)
     size = min(config.batch_size, config.images - clock)
-    pictures, captions = dataset.batch([order[clock + i] for i in range(size)])
+    num, clocks = len(dataset), range(clock, clock + size)
+    items = [permutation(num, config.seed, c // num)[c % num] for c in clocks]
+    pictures, captions = dataset.batch(items)
     which = torch.rand(size, generator=rng).tolist()
     chosen = [c[int(u * len(c))] for c, u in zip(captions, which, strict=True)]
     tokens = hide_words(model.tokenize(chosen).cpu(), config, rng).to(device)
@@ -313,22 +316,6 @@ def passed(before: int, after: int, interval: float) -> bool:
     return after // interval > before // interval
 
 
-class Metrics:
-    """metrics.jsonl: a line for each mean of the losses; lines after `clock` are forgotten."""
-
-    def __init__(self, path: Path, clock: int):
-        self.path = path
-        lines = path.read_text().splitlines() if clock and path.exists() else []
-        self.lines = [line for line in map(json.loads, lines) if line["images"] <= clock]
-        path.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
-
-    def add(self, images: int, split: str, values: dict[str, float]) -> None:
-        rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
-        self.lines.append({"images": images, "split": split} | rounded)
-        with open(self.path, "a") as file:
-            file.write(json.dumps(self.lines[-1]) + "\n")
-
-
 def main(config: TrainConfig) -> Path:
     """Train, or go on training; returns the run's folder."""
     device = choose_device(config.device)
@@ -336,18 +323,22 @@ def main(config: TrainConfig) -> Path:
     folder = checkpoint.RESULTS / config.run_name()
     state = resume(config, folder)
     if state and state["images_seen"] >= config.images:
-        print(f"{folder} is finished: {state['images_seen']:,} images seen. To draw: python "
-              f'generate.py --input "..."; to train on: --images {2 * config.images}')  # fmt: skip
+        seen = state["images_seen"]
+        print(f"{folder} is finished: {seen:,} images seen; to train on: --images {2 * seen}")
         return folder
     dataset, validation = open_data(config)
     state = state or new_state(config, dataset.captions())
-    clock, start, sums = state["images_seen"], state["start"], state["sums"]
+    clock, start = state["images_seen"], state["start"]
+    sums, metrics = state["sums"], state["metrics"]
+    end = min(config.images, config.stop_after or config.images)
+    if clock >= end:
+        raise UserError(f"--stop-after {config.stop_after} lies behind: {clock:,} images are seen")
 
-    model = TextToImageModel()
-    model.load_state_dict(state["model"])
+    path = folder / "checkpoint.pth"
+    model = checkpoint.build_model(state["model"], path)
     model.to(device, memory_format=torch.channels_last)
-    ema = copy.deepcopy(model).requires_grad_(False)
-    ema.load_state_dict(state["ema"])
+    ema = checkpoint.build_model(state["ema"], path).requires_grad_(False)
+    ema.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), betas=BETAS, weight_decay=0.01, fused=True)
     if state["optimizer"]:
         optimizer.load_state_dict(state["optimizer"])
@@ -357,29 +348,27 @@ def main(config: TrainConfig) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     about = {"train": asdict(config), "model": asdict(model.config), "precision": str(precision)}
     (folder / "config.json").write_text(json.dumps(provenance(device) | about, indent=2) + "\n")
-    metrics = Metrics(folder / "metrics.jsonl", clock)
 
-    order = Order(len(dataset), config.seed)
-    end = min(config.images, config.stop_after or config.images)
+    def log(split: str, values: dict[str, float]) -> None:
+        rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
+        metrics.append({"images": clock, "split": split} | rounded)
+        lines = "".join(json.dumps(line) + "\n" for line in metrics)
+        (folder / "metrics.jsonl").write_text(lines)
+
     first, earlier, began = clock, state["seconds"], time.monotonic()
     bar = tqdm(total=config.images, initial=clock, unit="img", desc="training", smoothing=0.05)
     with ctrl_c_event() as stop, bar:
         while clock < end and not stop.is_set():
             # Data
-            real, tokens, noise, changes = training_batch(dataset, order, model, config, clock)
+            real, tokens, noise, changes = training_batch(dataset, model, config, clock)
 
             # Losses
-            with torch.autocast(device, precision, enabled=precision != torch.float32):
+            with torch.autocast(device, torch.bfloat16, enabled=precision == torch.bfloat16):
                 drawn = model(tokens, noise, changes)  # (B, 3, H, W)
             weight = sharpen_weight(config, clock, start)
             filters = generator_for(config.seed, 3, clock)
             losses = step_losses(drawn, real, weight, filters)
             total = losses["regression_loss"] + weight * losses.get("sharpness_loss", 0)
-            for name, loss in losses.items():
-                sums.setdefault(name, []).append(loss.item())
-                if not math.isfinite(sums[name][-1]):
-                    raise UserError(f"{name} became {loss.item()} after {clock:,} images; the last "
-                                    "checkpoint is kept; a smaller --lr may help")  # fmt: skip
 
             # Update
             rate = learning_rate(config, clock, start)
@@ -387,12 +376,20 @@ def main(config: TrainConfig) -> Path:
                 group["lr"] = rate
             optimizer.zero_grad()
             total.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_CLIP)
+            norm = nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_CLIP)
+            for name, value in {**losses, "gradient norm": norm}.items():
+                if not math.isfinite(value.item()):
+                    raise UserError(
+                        f"{name} became {value.item()} after {clock:,} images; the last checkpoint "
+                        "is kept; a smaller --lr may help"
+                    )
             optimizer.step()
             before, clock = clock, clock + len(real)
             update_ema(ema, model, clock, len(real))
 
             # Log
+            for name, loss in losses.items():
+                sums.setdefault(name, []).append(loss.item())
             seconds = earlier + time.monotonic() - began
             bar.update(len(real))
             bar.set_postfix(loss=f"{total.item():.4f}", refresh=False)
@@ -401,28 +398,28 @@ def main(config: TrainConfig) -> Path:
                 means = {name: sum(values) / len(values) for name, values in sums.items()}
                 speed = (clock - first) / (seconds - earlier)
                 clocks = {"lr": rate, "seconds": seconds, "images_per_second": speed}
-                metrics.add(clock, "train", means | clocks)
+                log("train", means | clocks)
                 sums = {}
 
             # Validation, samples, checkpoint
             due = finished or passed(before, clock, config.sample_every)
             if due:
-                metrics.add(clock, "validation", validate(ema, validation, device))
-                title = f"{folder.name}: {clock:,} images; captions never trained on, none picked"
+                log("validation", validate(ema, validation, device))
+                title = f"{folder.name}: {clock:,} images seen; pictures held out, none picked"
                 save_samples(folder / f"samples/{clock:09d}.png", ema, validation, title)
-                figures.save_loss_curves(folder / "loss.png", metrics.lines)
+                figures.save_loss_curves(folder / "loss.png", metrics)
             if due or clock >= end or stop.is_set():
                 weights = {"model": model, "ema": ema, "optimizer": optimizer}
                 state = {"config": asdict(config), "images_seen": clock, "start": start,
-                         "seconds": seconds, "sums": sums}  # fmt: skip
+                         "seconds": seconds, "sums": sums, "metrics": metrics}  # fmt: skip
                 state |= {name: part.state_dict() for name, part in weights.items()}
-                checkpoint.save(state, folder / "checkpoint.pth")
+                checkpoint.save(state, path)
     if clock == config.images:
         print(f"done: see {folder}/samples and {folder}/loss.png; to draw: python generate.py "
               '--input "..."; to keep the weights: python save_model.py')  # fmt: skip
     else:
-        command = " ".join(["python", *sys.argv])
-        print(f"saved after {clock:,} of {config.images:,} images; to go on: {command}")
+        print(f"saved after {clock:,} of {config.images:,} images; to go on, repeat the command"
+              + (" without --stop-after" if config.stop_after else ""))  # fmt: skip
     if stop.is_set():
         sys.exit(130)
     return folder

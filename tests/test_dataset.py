@@ -142,7 +142,7 @@ def test_worker_processes_give_the_same_pictures(tmp_path, monkeypatch):
     monkeypatch.setattr(dataset, "WORKERS_FROM", 1)
     together = read(folder, tmp_path / "together")
     assert torch.equal(alone.batch(range(4))[0], together.batch(range(4))[0])
-    assert together.skipped_line() == alone.skipped_line() != "nothing"
+    assert together.collection.skipped_line() == alone.skipped_line() != "nothing"
 
 
 @pytest.mark.parametrize("wrong", [{"split": "test"}, {"resize": "cubic"}, {"fit": "stretch"}])
@@ -445,9 +445,11 @@ def test_broken_files_are_skipped_and_counted_and_the_others_keep_their_captions
         for i, seed in enumerate((1, 4, 5, 7)):
             assert np.array_equal(upright(data[i][0]), pixels(SIZE, SIZE, 3, seed=seed))
             assert data[i][1][0] == f"picture {seed}"
-        assert data.skipped_line() == "4 files that are no readable pictures (e.g. 0.png)"
+        assert (
+            data.collection.skipped_line() == "4 files that are no readable pictures (e.g. 0.png)"
+        )
         assert "4 pictures with 8 captions" in data.summary()
-        assert data.skipped_line() in data.summary()
+        assert data.collection.skipped_line() in data.summary()
 
 
 def test_broken_exif_does_not_stop_the_reading(tmp_path):
@@ -471,7 +473,7 @@ def test_pictures_with_too_many_pixels_are_skipped_and_counted_as_such(
     saved(folder, pixels(4, 4, 3), "1.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     data = read(folder, tmp_path / "cache")
-    assert data.skipped_line() == "1 pictures with too many pixels (e.g. 0.png)"
+    assert data.collection.skipped_line() == "1 pictures with too many pixels (e.g. 0.png)"
 
 
 def test_data_of_which_nothing_can_be_read_is_refused(tmp_path):

@@ -275,7 +275,7 @@ def test_a_scene_can_be_drawn_at_any_size_and_stays_the_same(size):
 
 def test_polygons_are_measured_as_a_naive_loop_does():
     u, v = np.meshgrid(np.linspace(-1.3, 1.3, 12), np.linspace(-1.25, 1.35, 11))
-    for corners in (scenes.TRIANGLE, scenes.STAR, scenes.CROSS, scenes.ARROW):
+    for corners in (scenes.POLYGONS[name] for name in ("triangle", "star", "cross", "arrow")):
         distance = scenes.polygon(u, v, corners)
         for p, measured in zip(zip(u.flat, v.flat, strict=True), distance.flat, strict=True):
             turn, nearest = 0.0, math.inf

@@ -1,5 +1,6 @@
 """Protects the command lines: generate.py, save_model.py, and how a user's mistakes are told."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -111,8 +112,21 @@ def test_weights_that_half_precision_would_change_stay_in_full(weights):
         model.to_rgb.weight.fill_(1e-9)  # vanishes in half precision ...
         model.to_rgb.bias.zero_()
         model.to_subpixels.bias.fill_(1e6)  # ... and this overflows
-    _, halved = save_model.halve_if_equal(model)
-    assert not halved
+    assert save_model.halve_if_equal(model)["to_rgb.weight"].dtype == torch.float32
+
+
+def test_a_folder_is_never_replaced_by_a_file(weights):
+    Path("results/run").mkdir(parents=True)
+    shutil.copy(weights, "results/run/checkpoint.pth")
+    Path("folder").mkdir()
+    with pytest.raises(UserError, match="folder is a folder"):
+        save_model.main(SaveConfig(output="folder"))
+    assert Path("folder").is_dir()
+
+
+def test_words_beyond_the_limit_are_told(weights, capsys):
+    generate.main(GenerateConfig(["red " * 70], weights))
+    assert "only the first 63 words count" in capsys.readouterr().out
 
 
 def test_a_save_cut_short_leaves_the_old_file(tmp_path, monkeypatch):
@@ -227,3 +241,25 @@ def test_the_commands_of_the_readme_run_one_after_the_other(tmp_path):
         result = script(*arguments, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
     assert Image.open(tmp_path / "x.png").size == (64, 64)
+
+
+@pytest.mark.slow
+def test_the_smoke_preset_gives_the_same_bits_twice_and_when_stopped_half_way(tmp_path):
+    for arguments in [
+        ("--run", "one"),
+        ("--run", "two"),
+        ("--run", "halves", "--stop-after", "1024"),
+        ("--run", "halves"),
+    ]:
+        result = script("train.py", "--preset", "smoke", *arguments, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    runs = [
+        checkpoint.load(tmp_path / "results" / r / "checkpoint.pth")
+        for r in ("one", "two", "halves")
+    ]
+    for part in ("model", "ema"):
+        weights = [{n: v for n, v in run[part].items() if n != "_extra_state"} for run in runs]
+        for name, value in weights[0].items():
+            assert torch.equal(value, weights[1][name]) and torch.equal(value, weights[2][name]), (
+                name
+            )

@@ -3,9 +3,7 @@
 import dataclasses
 import json
 import math
-import os
 import signal
-import sys
 
 import pytest
 import torch
@@ -81,6 +79,65 @@ def test_stopping_and_resuming_equals_not_stopping_bit_for_bit(picture_folder, s
     assert losses_of(whole) == losses_of(halves)
 
 
+def test_training_on_can_be_stopped_and_resumed_bit_for_bit(picture_folder):
+    for name in ("whole", "halves"):
+        train.main(tiny(picture_folder, run=name))
+    whole = train.main(tiny(picture_folder, run="whole", images=192))
+    train.main(tiny(picture_folder, run="halves", images=192, stop_after=128))
+    halves = train.main(tiny(picture_folder, run="halves", images=192))
+    assert_same_bits(whole, halves)
+    assert losses_of(whole) == losses_of(halves)
+
+
+def test_a_stop_that_lies_behind_is_refused(picture_folder):
+    train.main(tiny(picture_folder, stop_after=48))
+    with pytest.raises(UserError, match="--stop-after 32 lies behind: 48 images are seen"):
+        train.main(tiny(picture_folder, stop_after=32))
+
+
+def test_the_summary_counts_words_and_captions_cut(picture_folder, capsys):
+    long = json.dumps({"file_name": "00.png", "text": "red " * 100})
+    with open(picture_folder / "metadata.jsonl", "a") as file:
+        file.write("\n" + long)
+    train.main(tiny(picture_folder, images=16))
+    printed = capsys.readouterr().out
+    assert "60 pictures with 61 captions" in printed and "57 train, 3 validation" in printed
+    assert "vocabulary: 9 words; 1 captions cut to 64 tokens (the longest has 101)" in printed
+
+
+def test_gradients_are_clipped(picture_folder, monkeypatch):
+    norms = []
+    step = torch.optim.AdamW.step
+
+    def measuring(optimizer, *arguments, **more):
+        gradients = [p.grad.norm() for g in optimizer.param_groups for p in g["params"]]
+        norms.append(torch.stack(gradients).norm().item())
+        return step(optimizer, *arguments, **more)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", measuring)
+    monkeypatch.setattr(train, "GRADIENT_CLIP", 0.01)
+    train.main(tiny(picture_folder, images=32))
+    assert len(norms) == 2 and max(norms) < 0.011
+
+
+def test_bfloat16_is_used_only_where_asked_for_or_fast(monkeypatch):
+    assert train.choose_precision(TrainConfig(precision="float32"), "cpu") == torch.float32
+    assert train.choose_precision(TrainConfig(precision="bfloat16"), "cpu") == torch.bfloat16
+    for fast, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(
+            torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast, raising=False
+        )
+        assert train.choose_precision(TrainConfig(), "cpu") == expected
+
+
+def test_a_gradient_that_is_no_number_is_never_saved(picture_folder, monkeypatch):
+    run = train.main(tiny(picture_folder, stop_after=48))
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(math.inf))
+    with pytest.raises(UserError, match="gradient norm became inf after 48 images"):
+        train.main(tiny(picture_folder))
+    assert checkpoint.load(run / "checkpoint.pth")["images_seen"] == 48
+
+
 def test_a_finished_run_says_so_and_trains_on_with_more_images(picture_folder, capsys):
     run = train.main(tiny(picture_folder))
     before = weights_of(run)
@@ -90,6 +147,9 @@ def test_a_finished_run_says_so_and_trains_on_with_more_images(picture_folder, c
     train.main(tiny(picture_folder, images=160))
     state = checkpoint.load(run / "checkpoint.pth")
     assert (state["images_seen"], state["start"]) == (160, 96)
+    capsys.readouterr()
+    train.main(tiny(picture_folder, images=100))
+    assert "--images 320" in capsys.readouterr().out  # twice what was seen, not what was asked
     assert [m["images"] for m in losses_of(run)] == sorted(m["images"] for m in losses_of(run))
 
 
@@ -100,14 +160,13 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(picture_folder, mo
     def interrupting(*arguments):
         steps.append(original(*arguments))
         if len(steps) == 2:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(train, "update_ema", interrupting)
-    monkeypatch.setattr(sys, "argv", ["train.py", "--data", "flags"])
     with pytest.raises(SystemExit) as stopped:
         train.main(tiny(picture_folder))
     assert stopped.value.code == 130
-    assert "to go on: python train.py --data flags" in capsys.readouterr().out
+    assert "to go on, repeat the command" in capsys.readouterr().out
     assert checkpoint.load(train.Path("results/flags/checkpoint.pth"))["images_seen"] == 32
 
 
@@ -174,11 +233,10 @@ def test_the_sharpness_term_comes_after_the_content():
 
 
 def test_every_epoch_shows_every_item_once_in_another_order():
-    order = train.Order(10, seed=0)
-    epochs = [[order[10 * epoch + i] for i in range(10)] for epoch in range(3)]
+    epochs = [train.permutation(10, 0, epoch) for epoch in range(3)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
-    assert [train.Order(10, seed=0)[25 + i] for i in range(5)] == epochs[2][5:]
+    assert train.permutation(10, 0, 1) == epochs[1] and train.permutation(10, 1, 1) != epochs[1]
 
 
 def test_hidden_words_become_unknown_and_hidden_captions_empty():
@@ -230,7 +288,11 @@ def test_flip_is_refused_where_captions_name_sides(picture_folder):
         ({"lr": -1.0}, "--lr must be more than 0"),
         ({"word_dropout": 1.5}, "--word-dropout must be a share"),
         ({"seed": -1}, "--seed must be 0 or more"),
+        ({"lr": math.nan}, "--lr must be more than 0"),
+        ({"sharpen": math.inf}, "--sharpen must be 0 or more"),
         ({"run": "../elsewhere"}, "plain name"),
+        ({"run": ".."}, "plain name"),
+        ({"run": "cache"}, "plain name"),
     ],
 )
 def test_bad_values_stop_before_any_work(settings, message):
