@@ -15,12 +15,14 @@ import shutil
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 import scenes
@@ -31,7 +33,6 @@ CACHE_VERSION = 1  # raise it when the same file would give other pixels
 RESIZE_FILTERS = {"lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST}
 FITS = ("crop", "pad")
 NUM_SCENES = {"train": 32_768, "validation": 1_024, "unseen": 1_024}
-WORKERS_FROM = 2_000  # pictures; fewer are decoded before worker processes would have started
 
 
 class CaptionedImages(Dataset):
@@ -159,10 +160,8 @@ def load_picture(
     of animations, cut to its central square or padded with white. Raises what Pillow raises for a
     file that is not a picture: OSError, ValueError, SyntaxError and others.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        picture = Image.open(path)
-        picture.load()
+    picture = Image.open(path)
+    picture.load()
     picture = ImageOps.exif_transpose(picture)
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
         values = np.asarray(picture).astype(np.float64)
@@ -182,26 +181,18 @@ def load_picture(
     return np.asarray(picture)
 
 
-class _Decoder(Dataset):
-    """Record number -> its pixels (S, S, 3) uint8, or why there are none; for worker processes."""
-
-    def __init__(self, collection: Collection, settings: tuple[int, str, str]):
-        self.collection, self.settings = collection, settings
-
-    def __len__(self) -> int:
-        return len(self.collection.records)
-
-    def __getitem__(self, i: int) -> np.ndarray | str:
-        path = self.collection.records[i].path
-        if self.collection.layout == "built-in":
-            split, index = path.split("/")
-            return scenes.render(0, int(index), split, self.settings[0])[0]
-        try:
-            return load_picture(Path(self.collection.root or "", path), *self.settings)
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            return "pictures with too many pixels"
-        except Exception:  # Pillow raises any kind: OSError, struct.error, SyntaxError, ...
-            return "files that are no readable pictures"
+def decode(collection: Collection, settings: tuple[int, str, str], i: int) -> np.ndarray | str:
+    """The pixels (S, S, 3) uint8 of record i, or why there are none."""
+    path = collection.records[i].path
+    if collection.layout == "built-in":
+        split, index = path.split("/")
+        return scenes.render(0, int(index), split, settings[0])[0]
+    try:
+        return load_picture(Path(collection.root or "", path), *settings)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return "pictures with too many pixels"
+    except Exception:  # Pillow raises any kind: OSError, struct.error, SyntaxError, ...
+        return "files that are no readable pictures"
 
 
 def fingerprint(collection: Collection, settings: tuple[int, str, str]) -> str:
@@ -257,18 +248,15 @@ def _build_cache(
         pictures = np.lib.format.open_memmap(
             unfinished / "pictures.npy", "w+", dtype=np.uint8, shape=(num, 3, size, size)
         )
-        loader = DataLoader(
-            _Decoder(collection, settings),
-            batch_size=None,
-            num_workers=min(8, os.cpu_count() or 1) if num >= WORKERS_FROM else 0,
-            collate_fn=_as_it_is,
-        )
-        bar = tqdm(loader, "reading pictures", unit="img", disable=not show_progress)
-        for i, pixels in enumerate(bar):
-            if isinstance(pixels, str):
-                unreadable[i] = pixels
-            else:
-                pictures[i] = np.asarray(pixels).transpose(2, 0, 1)
+        with ThreadPool() as threads, warnings.catch_warnings():  # decoding leaves Python's lock
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            results = threads.imap(partial(decode, collection, settings), range(num), chunksize=64)
+            bar = tqdm(results, "reading pictures", num, unit="img", disable=not show_progress)
+            for i, pixels in enumerate(bar):
+                if isinstance(pixels, str):
+                    unreadable[i] = pixels
+                else:
+                    pictures[i] = pixels.transpose(2, 0, 1)
         pictures.flush()
         del pictures  # Windows renames no folder with an open file in it
         about = {"fingerprint": wanted, "unreadable": unreadable}
@@ -279,7 +267,3 @@ def _build_cache(
         raise UserError(f"the cache {folder} cannot be written: {error}") from None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _as_it_is(item):
-    return item

@@ -135,14 +135,14 @@ def test_the_built_in_scenes_are_what_scenes_draws(tmp_path, monkeypatch):
     assert len(read(None, tmp_path, image_size=16)) == 7
 
 
-def test_worker_processes_give_the_same_pictures(tmp_path, monkeypatch):
-    folder = make_folder(tmp_path / "birds")
-    (folder / "2.png").write_bytes(b"broken")
-    alone = read(folder, tmp_path / "alone")
-    monkeypatch.setattr(dataset, "WORKERS_FROM", 1)
-    together = read(folder, tmp_path / "together")
-    assert torch.equal(alone.batch(range(4))[0], together.batch(range(4))[0])
-    assert together.collection.skipped_line() == alone.skipped_line() != "nothing"
+def test_many_pictures_decoded_side_by_side_keep_their_order(tmp_path):
+    folder = make_folder(tmp_path / "birds", 200)
+    (folder / "7.png").write_bytes(b"broken")
+    data = read(folder, tmp_path / "cache")
+    assert len(data) == 199
+    for i in range(len(data)):
+        picture, _, path = data[i]
+        assert np.array_equal(upright(picture), pixels(SIZE, SIZE, 3, seed=int(Path(path).stem)))
 
 
 @pytest.mark.parametrize("wrong", [{"split": "test"}, {"resize": "cubic"}, {"fit": "stretch"}])
