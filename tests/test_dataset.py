@@ -602,17 +602,15 @@ def test_a_damaged_cache_is_built_again(tmp_path, how):
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_a_run_cut_short_leaves_nothing_that_looks_like_a_cache(tmp_path, monkeypatch, error):
     folder = make_folder(tmp_path / "birds")
-    num_calls = 0
 
-    def stop_at_the_third(*args):
-        nonlocal num_calls
-        num_calls += 1
-        if num_calls == 3:
-            raise error
-        return load_picture(*args)
+    def stop_at_the_third(results, *_, **__):
+        for i, pixels in enumerate(results):
+            if i == 2:
+                raise error
+            yield pixels
 
     with monkeypatch.context() as patch:
-        patch.setattr(dataset, "load_picture", stop_at_the_third)
+        patch.setattr(dataset, "tqdm", stop_at_the_third)
         with pytest.raises(error):
             read(folder, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
