@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 from PIL import Image
 
 COLOURS = {
@@ -12,11 +11,6 @@ COLOURS = {
     "blue": (40, 70, 220),
     "gold": (240, 200, 40),
 }
-
-
-@pytest.fixture(autouse=True)
-def two_threads():
-    torch.set_num_threads(2)
 
 
 @pytest.fixture
