@@ -21,17 +21,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 import scenes
 from command_line import UserError
-from layouts import Collection, Record, find_collection, read_pairs
+from layouts import (
+    FITS,
+    RESIZE_FILTERS,
+    Collection,
+    Record,
+    find_collection,
+    load_picture,
+    read_pairs,
+)
 
 CACHE_VERSION = 1  # raise it when the same file would give other pixels
-RESIZE_FILTERS = {"lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST}
-FITS = ("crop", "pad")
 NUM_SCENES = {"train": 32_768, "validation": 1_024, "unseen": 1_024}
 
 
@@ -149,36 +155,6 @@ def list_scenes() -> Collection:
         for i in range(num)
     ]
     return Collection("scenes", "built-in", None, records)
-
-
-def load_picture(
-    path: str | Path, image_size: int, resize: str = "lanczos", fit: str = "crop"
-) -> np.ndarray:
-    """Decode any picture to RGB: (S, S, 3) uint8.
-
-    EXIF orientation applied, transparency over white, 16 bits and floats scaled to 8, first frame
-    of animations, cut to its central square or padded with white. Raises what Pillow raises for a
-    file that is not a picture: OSError, ValueError, SyntaxError and others.
-    """
-    picture = Image.open(path)
-    picture.load()
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        values = np.asarray(picture).astype(np.float64)
-        # 16 bits -> 8; floats are 0..1 unless they say otherwise
-        scale = 255 / 65535 if picture.mode != "F" else 255 if values.max() <= 1 else 1
-        picture = Image.fromarray(np.clip(values * scale + 0.5, 0, 255).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    picture = picture.convert("RGB")
-    size = (image_size, image_size)
-    if fit == "crop":
-        picture = ImageOps.fit(picture, size, RESIZE_FILTERS[resize])
-    else:
-        picture = ImageOps.pad(picture, size, RESIZE_FILTERS[resize], color="white")
-    return np.asarray(picture)
 
 
 def decode(collection: Collection, settings: tuple[int, str, str], i: int) -> np.ndarray | str:

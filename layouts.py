@@ -1,4 +1,4 @@
-"""Where are the pictures and their captions? One small reader for each layout people have."""
+"""Where are the pictures and captions, and how is any of them read? A reader for each layout."""
 
 import csv
 import io
@@ -10,6 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+from PIL import Image, ImageOps
+
 from command_line import UserError
 
 PICTURE_SUFFIXES = {
@@ -18,6 +21,8 @@ PICTURE_SUFFIXES = {
 }  # fmt: skip
 CAPTION_COLUMNS = ("text", "caption", "prompt")
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
+RESIZE_FILTERS = {"lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST}
+FITS = ("crop", "pad")
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,36 @@ def read_pairs(pairs: Iterable[tuple[str | Path, str | Sequence[str]]]) -> Colle
         else:
             collection.records.append(Record(Path(path).as_posix(), found))
     return collection
+
+
+def load_picture(
+    path: str | Path, image_size: int, resize: str = "lanczos", fit: str = "crop"
+) -> np.ndarray:
+    """Decode any picture to RGB: (S, S, 3) uint8.
+
+    EXIF orientation applied, transparency over white, 16 bits and floats scaled to 8, first frame
+    of animations, cut to its central square or padded with white. Raises what Pillow raises for a
+    file that is not a picture: OSError, ValueError, SyntaxError and others.
+    """
+    picture = Image.open(path)
+    picture.load()
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        values = np.asarray(picture).astype(np.float64)
+        # 16 bits -> 8; floats are 0..1 unless they say otherwise
+        scale = 255 / 65535 if picture.mode != "F" else 255 if values.max() <= 1 else 1
+        picture = Image.fromarray(np.clip(values * scale + 0.5, 0, 255).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    picture = picture.convert("RGB")
+    size = (image_size, image_size)
+    if fit == "crop":
+        picture = ImageOps.fit(picture, size, RESIZE_FILTERS[resize])
+    else:
+        picture = ImageOps.pad(picture, size, RESIZE_FILTERS[resize], color="white")
+    return np.asarray(picture)
 
 
 def clean_caption(text: object) -> str:

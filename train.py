@@ -28,7 +28,8 @@ import checkpoint
 import figures
 from augment import augment
 from command_line import UserError, choose_device, provenance, run, setting
-from dataset import FITS, RESIZE_FILTERS, CaptionedImages
+from dataset import CaptionedImages
+from layouts import FITS, RESIZE_FILTERS
 from losses import regression_loss, sliced_wasserstein_loss
 from model import IMAGE_SIZES, TEXT_ENCODERS, ModelConfig, TextToImageModel, from_uint8, to_uint8
 from tokenizer import PAD, START, UNKNOWN, Tokenizer, split_words
