@@ -171,12 +171,15 @@ def load_picture(
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture)
     picture = picture.convert("RGB")
-    size = (image_size, image_size)
+    square, resample = (image_size, image_size), RESIZE_FILTERS[resize]
     if fit == "crop":
-        picture = ImageOps.fit(picture, size, RESIZE_FILTERS[resize])
-    else:
-        picture = ImageOps.pad(picture, size, RESIZE_FILTERS[resize], color="white")
-    return np.asarray(picture)
+        return np.asarray(ImageOps.fit(picture, square, resample))
+    scale = image_size / max(picture.size)
+    width, height = (max(1, round(scale * side)) for side in picture.size)
+    padded = Image.new("RGB", square, "white")
+    corner = (round((image_size - width) / 2), round((image_size - height) / 2))
+    padded.paste(picture.resize((width, height), resample), corner)
+    return np.asarray(padded)
 
 
 def clean_caption(text: object) -> str:
