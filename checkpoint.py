@@ -58,6 +58,14 @@ def load_model(path: Path) -> TextToImageModel:
     return build_model(state.get("ema", state), path).eval()
 
 
+def progress(path: Path) -> str:
+    """How far the run of a training checkpoint is, for people; "" for an exported file."""
+    state = load(path)
+    if "images_seen" not in state:
+        return ""
+    return f" ({state['images_seen']:,} of {state['config']['images']:,} images seen)"
+
+
 def newest_checkpoint() -> Path | None:
     """The checkpoint of the run that was saved last, if there is any."""
     return max(RESULTS.glob("*/checkpoint.pth"), key=lambda p: p.stat().st_mtime, default=None)

@@ -31,7 +31,9 @@ class GenerateConfig:
 
     def __post_init__(self) -> None:
         if not self.input:
-            raise UserError('say what to draw: --input "a red circle"')
+            raise UserError(
+                'say what to draw: --input "a big red star at the top on a white background"'
+            )
         if self.n < 1 or not 0 <= self.seed <= 2**32 - self.n:
             raise UserError("--n must be 1 or more, and --seed between 0 and 4294967295")
 
@@ -55,7 +57,7 @@ def main(config: GenerateConfig) -> list[Path]:
     """Draw and write the pictures; returns where."""
     path = find_weights(config.model)
     model = checkpoint.load_model(path).to(choose_device(config.device))
-    print(f"weights: {path}")
+    print(f"weights: {path}{checkpoint.progress(path)}")
     for prompt in dict.fromkeys(config.input):
         for word, nearest in model.tokenizer.unknown_words(prompt).items():
             hint = f'; the nearest known one is "{nearest}"' if nearest else ""

@@ -52,7 +52,8 @@ def main(config: SaveConfig) -> Path:
         shutil.copy2(output, output.with_suffix(".previous.pth"))
     checkpoint.save(state, output)
     precision = str(state["to_rgb.weight"].dtype).removeprefix("torch.")
-    print(f"{source} -> {output} ({output.stat().st_size / 1e6:.1f} MB, {precision})")
+    about = f"{output.stat().st_size / 1e6:.1f} MB, {precision}"
+    print(f"{source}{checkpoint.progress(source)} -> {output} ({about})")
     return output
 
 

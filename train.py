@@ -75,7 +75,9 @@ class TrainConfig:
     resize: str = setting("lanczos", "filter; nearest for pixel art", tuple(RESIZE_FILTERS))
     fit: str = setting("crop", "what to do with pictures that are not square", FITS)
     sample_every: int = setting(10_000, "images between sample sheets, validations, checkpoints")
-    stop_after: int = setting(0, "save and stop after this many images; 0: at the end")
+    stop_after: int = setting(
+        0, "save and stop once the run has seen so many images; 0: at the end"
+    )
 
     def __post_init__(self) -> None:
         positive = ("images", "batch_size", "lr", "sample_every")
@@ -224,7 +226,7 @@ def open_data(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages]:
     if config.flip:
         sided = [c for c in dataset.captions() if {"left", "right"} & set(split_words(c))]
         if sided:
-            raise UserError(f"--flip would make captions wrong that name sides: {sided[0]!r}")
+            raise UserError(f"--flip would falsify captions that name sides: {sided[0]!r}")
     return dataset, validation
 
 

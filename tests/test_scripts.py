@@ -124,6 +124,17 @@ def test_a_folder_is_never_replaced_by_a_file(weights):
     assert Path("folder").is_dir()
 
 
+def test_how_far_a_run_is_stands_beside_its_weights(picture_folder, capsys):
+    settings = TINY | {"images": 64, "data": str(picture_folder), "stop_after": 32}
+    run = train.main(train.TrainConfig(**settings))
+    generate.main(GenerateConfig(["red"]))
+    save_model.main(SaveConfig(output="model.pth"))
+    generate.main(GenerateConfig(["red"], "model.pth"))
+    printed = capsys.readouterr().out
+    assert f"weights: {run / 'checkpoint.pth'} (32 of 64 images seen)" in printed
+    assert "(32 of 64 images seen) -> model.pth" in printed and "weights: model.pth\n" in printed
+
+
 def test_words_beyond_the_limit_are_told(weights, capsys):
     generate.main(GenerateConfig(["red " * 70], weights))
     assert "only the first 63 words count" in capsys.readouterr().out

@@ -271,7 +271,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(
 
 
 def test_flip_is_refused_where_captions_name_sides(picture_folder):
-    with pytest.raises(UserError, match="--flip would make captions wrong"):
+    with pytest.raises(UserError, match="--flip would falsify captions"):
         (picture_folder / "metadata.jsonl").write_text(
             "\n".join(
                 json.dumps({"file_name": f"{i:02d}.png", "text": "red at the Left"})
