@@ -60,6 +60,42 @@ def save_loss_curves(path: Path, metrics: list[dict]) -> None:
     _save(figure, path)
 
 
+def save_evaluation(path: Path, rows: dict[str, dict]) -> None:
+    """Bars for each system: shares (attributes, R-precision), ratios to real, Frechet distances.
+
+    rows: system -> name -> [value, low, high]; the rates of attributes are nested in "attributes".
+    """
+    panels: dict[str, dict[str, dict]] = {"share": {}, "ratio to real": {}, "distance": {}}
+    kinds = {"share": "r_precision", "distance": "frechet",
+             "ratio to real": ("edge", "high", "diversity", "memorisation")}  # fmt: skip
+    for system, row in rows.items():
+        rates = {name: rate["all"] for name, rate in row.get("attributes", {}).items()}
+        for name, value in rates.items():
+            panels["share"].setdefault(name, {})[system] = value
+        for panel, start in kinds.items():
+            for name in (n for n in row if n.startswith(start)):
+                panels[panel].setdefault(name, {})[system] = row[name]
+    figure = Figure(figsize=(15, 5), dpi=DPI)
+    axes, width = figure.subplots(1, len(panels)), 1 / (len(rows) + 1)
+    for axis, (title, bars) in zip(axes, panels.items(), strict=True):
+        for k, system in enumerate(rows):
+            shown = [(i, bar[system]) for i, bar in enumerate(bars.values()) if system in bar]
+            if shown:
+                value, low, high = zip(*(v for _, v in shown), strict=True)
+                error = [[max(0, v - a) for v, a in zip(value, low, strict=True)],
+                         [max(0, b - v) for v, b in zip(value, high, strict=True)]]  # fmt: skip
+                places = [i + (k - len(rows) / 2) * width for i, _ in shown]
+                axis.barh(places, value, width, xerr=error, label=system)
+        labels = [name.replace("_", " ") for name in bars]
+        axis.set(title=title, yticks=range(len(bars)), yticklabels=labels)
+        axis.tick_params(labelsize=7)
+        axis.invert_yaxis()
+    axes[0].legend(fontsize=7)
+    axes[2].set_xscale("log")
+    figure.tight_layout()
+    _save(figure, path)
+
+
 def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():

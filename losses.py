@@ -45,3 +45,9 @@ def sliced_wasserstein_loss(
         loss = loss + (a - b).abs().mean()
         drawn, real = F.avg_pool2d(drawn, 2), F.avg_pool2d(real, 2)
     return loss
+
+
+def kl_divergence(mean: Tensor, log_std: Tensor) -> Tensor:
+    """Nats that normal distributions (B, Z) tell beyond the standard normal one; mean over B."""
+    variance = (2 * log_std).exp()
+    return 0.5 * (mean.square() + variance - 1 - 2 * log_std).sum(dim=1).mean()

@@ -5,7 +5,7 @@
 Shapes, the same letters in every file:
     B pictures, L tokens of the longest caption, D width of the text, Z width of the noise,
     A parameters of the augmentation, C channels, H W height and width, N heads, Q queries,
-    K width of the condition for FiLM, S size of a square picture.
+    K layers, S size of a square picture.
 """
 
 import math
@@ -21,6 +21,7 @@ from tokenizer import PAD, Tokenizer
 
 IMAGE_SIZES = (32, 64, 128, 256)
 TEXT_ENCODERS = ("lstm", "attention", "both")
+NUM_LAYERS = 6  # that a picture is composed of
 AUGMENTATION_DIM = 8  # what augment.py tells the generator about each training picture; 0 = nothing
 
 
@@ -32,7 +33,7 @@ class ModelConfig:
     max_tokens: int = 64  # longer captions are cut
     num_heads: int = 4  # N, of every attention
     word_attention: bool = True  # the 4x4 and 8x8 features look at the words
-    noise_dim: int = 16  # Z; 0 = one picture per caption
+    noise_dim: int = 64  # Z; 0 = one picture per caption
     # C at 4, 8, 16, 32, 64 and 128 px; a model of S px uses those below S.
     channels: tuple[int, ...] = (256, 192, 128, 80, 48, 32)
 
@@ -166,7 +167,7 @@ class WordAttention(nn.Module):
 
 
 class UpsamplingBlock(nn.Module):
-    """Twice the size: x -> up(skip(x)) + conv(act(FiLM(up(conv(act(x)))))).
+    """Twice the size: x -> up(skip(x)) + conv(act(up(FiLM(conv(act(x)))))).
 
     FiLM (Perez et al. 2018): each channel is scaled and shifted by what the caption, the noise and
     the augmentation say. Channels change before the size does, where it costs a quarter.
@@ -180,12 +181,12 @@ class UpsamplingBlock(nn.Module):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """x (B, C, H, W), condition (B, K) -> (B, C', 2H, 2W)."""
-        branch = torch.cat([self.skip(x), self.conv1(F.leaky_relu(x, 0.2))], dim=1)
-        branch = F.interpolate(branch, scale_factor=2, mode="bilinear")  # (B, 2C', 2H, 2W)
-        skip, h = branch.chunk(2, dim=1)
+        """x (B, C, H, W), condition (B, 2D) -> (B, C', 2H, 2W)."""
+        skip, h = self.skip(x), self.conv1(F.leaky_relu(x, 0.2))  # (B, C', H, W)
         scale, shift = self.film(condition)[:, :, None, None].chunk(2, dim=1)
-        return skip + self.conv2(F.leaky_relu(h * (1 + scale) + shift, 0.2))
+        h = h * (1 + scale) + shift
+        skip, h = (F.interpolate(y, scale_factor=2, mode="bilinear") for y in (skip, h))
+        return skip + self.conv2(F.leaky_relu(h, 0.2))  # (B, C', 2H, 2W)
 
 
 class TextToImageModel(nn.Module):
@@ -216,10 +217,8 @@ class TextToImageModel(nn.Module):
             UpsamplingBlock(channels[i], channels[i + 1], condition_dim)
             for i in range(len(sizes) - 1)
         )
-        # The last doubling is a pixel shuffle (Shi et al. 2016): the costly convolutions stay at
-        # half the size of the picture.
-        self.to_subpixels = nn.Conv2d(channels[len(sizes) - 1], 4 * 16, 3, padding=1)
-        self.to_rgb = nn.Conv2d(16, 3, 3, padding=1)
+        # A colour for each layer, and its mask at four sub-pixels.
+        self.to_layers = nn.Conv2d(channels[len(sizes) - 1], NUM_LAYERS * (3 + 4), 3, padding=1)
         self._initialise()
 
     @torch.no_grad()
@@ -248,11 +247,10 @@ class TextToImageModel(nn.Module):
             attention.out.weight.zero_()
             attention.mlp[3].weight.zero_()
             nn.init.normal_(attention.positions, std=0.5)
-        # The four sub-pixels start equal, which leaves no checkerboard (Aitken et al. 2017, ICNR),
-        # and the first pictures are a dim gray: large random ones would cost the first steps.
-        weight = self.to_subpixels.weight
-        weight.copy_(weight[::4].repeat_interleave(4, dim=0))
-        nn.init.normal_(self.to_rgb.weight, std=0.01)
+        # The first pictures are nearly flat: large random ones would cost the first steps. Layers
+        # start with equal masks and different colours, so that each mask has something to learn.
+        nn.init.normal_(self.to_layers.weight, std=0.01)
+        nn.init.normal_(self.to_layers.bias[: NUM_LAYERS * 3], std=0.5)
         # Words: unit variance; the padding word stays zero.
         nn.init.normal_(self.text_encoder.embedding.weight)
         self.text_encoder.embedding.weight[PAD].zero_()
@@ -301,9 +299,13 @@ class TextToImageModel(nn.Module):
             if block is not None:
                 x = block(x, condition)  # (B, C', 2H, 2W)
 
-        # Picture: four sub-pixels from each place, then one smoothing convolution.
-        x = F.leaky_relu(self.to_subpixels(F.leaky_relu(x, 0.2)), 0.2)  # (B, 64, H/2, W/2)
-        x = self.to_rgb(F.pixel_shuffle(x, 2)).float()  # (B, 3, H, W)
+        # Picture: each pixel mixes layers, like paper cut-outs; a mask that jumps from 0 to 1 is a
+        # sharp edge. Masks reach the full size by pixel shuffle (Shi et al. 2016), so that the
+        # costly convolutions stay at half of it; a layer has one colour for four pixels.
+        layers = self.to_layers(F.leaky_relu(x, 0.2)).unflatten(1, (-1, NUM_LAYERS))
+        colours, masks = layers.split([3, 4], dim=1)  # (B, 3, K, H/2, W/2), (B, 4, K, H/2, W/2)
+        x = (colours[:, :, None] * masks.softmax(dim=2)[:, None]).sum(dim=3)  # (B, 3, 4, H/2, W/2)
+        x = F.pixel_shuffle(x.flatten(1, 2).float(), 2)  # (B, 3, H, W)
         if not return_attention:
             return x
         return x, {name: weight for name, weight in weights.items() if weight is not None}
@@ -313,7 +315,7 @@ class TextToImageModel(nn.Module):
         encoded = [self.tokenizer.encode(caption, self.config.max_tokens) for caption in captions]
         length = max(len(ids) for ids in encoded)
         padded = [ids + [PAD] * (length - len(ids)) for ids in encoded]
-        return torch.tensor(padded, device=self.to_rgb.weight.device)
+        return torch.tensor(padded, device=self.to_layers.weight.device)
 
     @torch.no_grad()
     def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
@@ -372,7 +374,7 @@ class TextToImageModel(nn.Module):
             )
             tokenizer = Tokenizer.from_state_dict(extra["tokenizer"])
             if config != self.config or tokenizer.vocabulary != self.tokenizer.vocabulary:
-                device, training = self.to_rgb.weight.device, self.training
+                device, training = self.to_layers.weight.device, self.training
                 self._build(config, tokenizer)
                 self.to(device).train(training)
         return super().load_state_dict(state_dict, strict=strict, assign=assign)

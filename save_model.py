@@ -51,7 +51,7 @@ def main(config: SaveConfig) -> Path:
     if output.exists():
         shutil.copy2(output, output.with_suffix(".previous.pth"))
     checkpoint.save(state, output)
-    precision = str(state["to_rgb.weight"].dtype).removeprefix("torch.")
+    precision = str(state["to_layers.weight"].dtype).removeprefix("torch.")
     about = f"{output.stat().st_size / 1e6:.1f} MB, {precision}"
     print(f"{source}{checkpoint.progress(source)} -> {output} ({about})")
     return output

@@ -29,17 +29,21 @@ import figures
 from augment import augment
 from command_line import UserError, choose_device, provenance, run, setting
 from dataset import CaptionedImages
+from latent import LatentEncoder
 from layouts import FITS, RESIZE_FILTERS
-from losses import regression_loss, sliced_wasserstein_loss
+from losses import kl_divergence, regression_loss, sliced_wasserstein_loss
+from metrics import edge_energy
 from model import IMAGE_SIZES, TEXT_ENCODERS, ModelConfig, TextToImageModel, from_uint8, to_uint8
+from muon import make_optimizers
 from tokenizer import PAD, START, UNKNOWN, Tokenizer, split_words
 
 WARM_UP = 3_000  # images over which the learning rate rises; at most a tenth of the run
 FINAL_LR = 0.03  # share of the learning rate that the cosine ends on
-BETAS = (0.9, 0.99)  # of AdamW; the second shorter than usual, as runs are short
 GRADIENT_CLIP = 1.0  # largest norm of the gradient
 EMA_SHARE = 0.05  # half-life of the averaged weights, as a share of the images seen so far
-SHARPEN_FROM, SHARPEN_TO = 0.6, 0.8  # of the run: where the sharpness term is ramped in
+# Shares of the run over which the other two terms are ramped in, once content and place are learnt.
+LATENT_RAMP = (0.5, 0.6)
+SHARPEN_RAMP = (0.55, 0.8)
 LOGS_PER_SAMPLE = 10  # lines of metrics.jsonl for each sample sheet
 NUM_VALIDATION = 512  # validation pictures that the validation loss is taken over
 NUM_SAMPLES = 16  # captions of the sample sheets
@@ -51,7 +55,7 @@ class TrainConfig:
     preset: str = setting("default", "settings to start from", ("smoke", "default", "gpu-128"))
     data: str = setting("", "folder of captioned pictures; none: the built-in scenes")
     run: str = setting("", "name of the folder in results/; none: named after the data")
-    images: int = setting(100_000, "length of the run, in images seen")
+    images: int = setting(110_000, "length of the run, in images seen")
     batch_size: int = setting(64, "images a step")
     lr: float = setting(1.5e-3, "largest learning rate")
     image_size: int = setting(64, "width and height in pixels", IMAGE_SIZES)
@@ -65,8 +69,9 @@ class TrainConfig:
         "both", "LSTM, self-attention or one after the other", TEXT_ENCODERS
     )
     word_attention: bool = setting(True, "let small feature maps look at the words")
-    noise_dim: int = setting(16, "width of the noise; 0: one picture a caption")
-    sharpen: float = setting(1.0, "weight of the sharpness term; 0: squared error alone")
+    noise_dim: int = setting(64, "width of the noise; 0: one picture a caption")
+    latent: float = setting(7e-4, "price of a nat that the noise tells; higher: less varied")
+    sharpen: float = setting(3.0, "weight of the sharpness term; 0: blurred")
     augment: float = setting(0.3, "share of the training pictures that are varied; 0: none")
     flip: bool = setting(False, "mirror half of the training pictures")
     word_dropout: float = setting(0.02, "share of words that training hides; teaches <unk>")
@@ -82,7 +87,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         positive = ("images", "batch_size", "lr", "sample_every")
         shares = ("augment", "word_dropout", "caption_dropout")
-        for name in (*positive, *shares, "seed", "noise_dim", "sharpen", "stop_after"):
+        for name in (*positive, *shares, "seed", "noise_dim", "latent", "sharpen", "stop_after"):
             value, flag = getattr(self, name), "--" + name.replace("_", "-")
             if name in shares and not 0 <= value <= 1:
                 raise UserError(f"{flag} must be a share, within 0 and 1, not {value}")
@@ -148,21 +153,10 @@ def learning_rate(config: TrainConfig, clock: int, start: int) -> float:
     return config.lr * warm_up * (FINAL_LR + (1 - FINAL_LR) * cosine)
 
 
-def sharpen_weight(config: TrainConfig, clock: int, start: int) -> float:
-    """0 while content and place are learnt, then ramped in; anew when training goes on later."""
-    progress = (clock - start) / (config.images - start)
-    ramp = (progress - SHARPEN_FROM) / (SHARPEN_TO - SHARPEN_FROM)
-    return config.sharpen * min(1.0, max(0.0, ramp))
-
-
-def step_losses(
-    drawn: Tensor, real: Tensor, weight: float, generator: torch.Generator
-) -> dict[str, Tensor]:
-    """The terms by name, without weight; the second only where it counts."""
-    losses = {"regression_loss": regression_loss(drawn, real)}
-    if weight > 0:
-        losses["sharpness_loss"] = sliced_wasserstein_loss(drawn, real, generator)
-    return losses
+def ramp(config: TrainConfig, clock: int, start: int, within: tuple[float, float]) -> float:
+    """0 before, 1 after these shares of the run; 1 when training goes on after its end."""
+    progress = clock / config.images
+    return 1.0 if start else min(1.0, max(0.0, (progress - within[0]) / (within[1] - within[0])))
 
 
 @torch.no_grad()
@@ -174,20 +168,41 @@ def update_ema(ema: nn.Module, model: nn.Module, clock: int, batch_size: int) ->
 
 @torch.no_grad()
 def validate(model: TextToImageModel, dataset: CaptionedImages, device: str) -> dict[str, float]:
-    """Mean of each loss term over validation pictures, first captions and fixed noise.
+    """Averages over validation pictures, their first captions and fixed noise, of drawings as they
+    are shown, clamped to -1..1.
 
-    Of the pictures as they are shown, clamped to -1..1; the training terms are of unclamped ones.
+    regression_loss: without noise, since a drawing may well differ from the picture held out;
+    sharpness_loss: with noise; edge_energy: drawn / real; text_dependence: regression_loss with
+    another picture's caption / with its own (1: captions are ignored); noise_dependence: share of
+    the drawings' variance that changes with the seed (0: seeds are ignored).
     """
     num = min(NUM_VALIDATION, len(dataset))
     totals: dict[str, float] = {}
     for start in range(0, num, DRAW_BATCH):
-        numbers = range(start, min(start + DRAW_BATCH, num))
+        numbers = list(range(start, min(start + DRAW_BATCH, num)))
         pictures, captions = dataset.batch(numbers)
-        drawn = model.draw([c[0] for c in captions], list(numbers))
-        real, filters = from_uint8(pictures).to(device), generator_for(0, 3, start)
-        for name, loss in step_losses(drawn, real, 1.0, filters).items():
-            totals[name] = totals.get(name, 0.0) + loss.item() * len(numbers) / num
-    return totals
+        real, first = from_uint8(pictures).to(device), [c[0] for c in captions]
+        tokens, filters = model.tokenize(first), generator_for(0, 3, start)
+        noiseless = torch.zeros(len(tokens), model.config.noise_dim, device=device)
+        guess = model(tokens, noiseless).clamp(-1, 1)
+        drawn, again = (model.draw(first, [n + seed for n in numbers]) for seed in (0, num))
+        for name, value in {
+            "regression_loss": regression_loss(guess, real),
+            "sharpness_loss": sliced_wasserstein_loss(drawn, real, filters),
+            "wrong captions": regression_loss(guess.roll(1, 0), real),
+            "drawn edges": edge_energy(drawn).mean(),
+            "real edges": edge_energy(real).mean(),
+            "over seeds": (drawn - again).square().mean() / 2,
+            "variance": torch.cat([drawn, again]).var(dim=0).mean(),
+        }.items():
+            totals[name] = totals.get(name, 0.0) + value.item() * len(numbers) / num
+    return {
+        "regression_loss": totals["regression_loss"],
+        "sharpness_loss": totals["sharpness_loss"],
+        "edge_energy": totals["drawn edges"] / max(totals["real edges"], 1e-12),
+        "text_dependence": totals["wrong captions"] / totals["regression_loss"],
+        "noise_dependence": totals["over seeds"] / max(totals["variance"], 1e-12),
+    }
 
 
 def save_samples(path: Path, model: TextToImageModel, dataset: CaptionedImages, title: str) -> None:
@@ -238,6 +253,7 @@ def new_state(config: TrainConfig, captions: list[str]) -> dict:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         weights = TextToImageModel(model_config, tokenizer).state_dict()
+        encoder = LatentEncoder(max(1, config.noise_dim)).state_dict()  # unused at 0
     return {
         "config": asdict(config),
         "images_seen": 0,  # the clock
@@ -247,7 +263,8 @@ def new_state(config: TrainConfig, captions: list[str]) -> dict:
         "metrics": [],  # the lines of metrics.jsonl
         "model": weights,
         "ema": weights,
-        "optimizer": None,
+        "encoder": encoder,
+        "optimizers": None,
     }
 
 
@@ -299,7 +316,7 @@ def training_batch(
 
     Returns real (B, 3, H, W) float32, tokens (B, L), noise (B, Z), augmentation (B, A).
     """
-    device = model.to_rgb.weight.device
+    device = model.to_layers.weight.device
     rng = generator_for(config.seed, 1, clock)
     size = min(config.batch_size, config.images - clock)
     num, clocks = len(dataset), range(clock, clock + size)
@@ -342,9 +359,12 @@ def main(config: TrainConfig) -> Path:
     model.to(device, memory_format=torch.channels_last)
     ema = checkpoint.build_model(state["ema"], path).requires_grad_(False)
     ema.to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), betas=BETAS, weight_decay=0.01, fused=True)
-    if state["optimizer"]:
-        optimizer.load_state_dict(state["optimizer"])
+    encoder = LatentEncoder(max(1, config.noise_dim))
+    encoder.load_state_dict(state["encoder"])
+    encoder.to(device, memory_format=torch.channels_last)
+    optimizers = make_optimizers([model, encoder])
+    for optimizer, saved in zip(optimizers, state["optimizers"] or (), strict=False):
+        optimizer.load_state_dict(saved)
 
     print(f"{describe(config, model, dataset)}, {device}, {precision}")
     print(f"run: {folder}, {config.images:,} images, from image {clock:,}")
@@ -366,18 +386,33 @@ def main(config: TrainConfig) -> Path:
             real, tokens, noise, changes = training_batch(dataset, model, config, clock)
 
             # Losses
+            losses = {}
+            latent = ramp(config, clock, start, LATENT_RAMP) if config.noise_dim else 0
+            sharpen = ramp(config, clock, start, SHARPEN_RAMP) if config.sharpen else 0
             with torch.autocast(device, torch.bfloat16, enabled=precision == torch.bfloat16):
+                if latent > 0:  # noise that tells what the caption leaves open
+                    with torch.no_grad():
+                        guess = ema(tokens, torch.zeros_like(noise), changes)
+                    mean, log_std = encoder(real, guess)
+                    noise = mean + log_std.exp() * noise
+                    losses["latent_loss"] = kl_divergence(mean, log_std)
                 drawn = model(tokens, noise, changes)  # (B, 3, H, W)
-            weight = sharpen_weight(config, clock, start)
-            filters = generator_for(config.seed, 3, clock)
-            losses = step_losses(drawn, real, weight, filters)
-            total = losses["regression_loss"] + weight * losses.get("sharpness_loss", 0)
+            losses["regression_loss"] = regression_loss(drawn, real)
+            if sharpen > 0:
+                filters = generator_for(config.seed, 3, clock)
+                losses["sharpness_loss"] = sliced_wasserstein_loss(drawn, real, filters)
+            total = (
+                losses["regression_loss"]
+                + config.latent * latent * losses.get("latent_loss", 0)
+                + config.sharpen * sharpen * losses.get("sharpness_loss", 0)
+            )
 
             # Update
             rate = learning_rate(config, clock, start)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.zero_grad()
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * group["relative_lr"]
             total.backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_CLIP)
             for name, value in {**losses, "gradient norm": norm}.items():
@@ -386,7 +421,8 @@ def main(config: TrainConfig) -> Path:
                         f"{name} became {value.item()} after {clock:,} images; the last checkpoint "
                         "is kept; a smaller --lr may help"
                     )
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             before, clock = clock, clock + len(real)
             update_ema(ema, model, clock, len(real))
 
@@ -412,10 +448,11 @@ def main(config: TrainConfig) -> Path:
                 save_samples(folder / f"samples/{clock:09d}.png", ema, validation, title)
                 figures.save_loss_curves(folder / "loss.png", metrics)
             if due or clock >= end or stop.is_set():
-                weights = {"model": model, "ema": ema, "optimizer": optimizer}
+                networks = {"model": model, "ema": ema, "encoder": encoder}
                 state = {"config": asdict(config), "images_seen": clock, "start": start,
                          "seconds": seconds, "sums": sums, "metrics": metrics}  # fmt: skip
-                state |= {name: part.state_dict() for name, part in weights.items()}
+                state |= {name: network.state_dict() for name, network in networks.items()}
+                state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
                 checkpoint.save(state, path)
     if clock == config.images:
         print(f"done: see {folder}/samples and {folder}/loss.png; to draw: python generate.py "

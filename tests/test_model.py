@@ -10,6 +10,7 @@ from torch import nn
 
 from model import (
     AUGMENTATION_DIM,
+    NUM_LAYERS,
     ModelConfig,
     MultiHeadSelfAttention,
     TextToImageModel,
@@ -25,8 +26,8 @@ TOKENIZER = Tokenizer.learn(CAPTIONS, min_count=1)
 
 def small_model(seed: int = 0, **settings) -> TextToImageModel:
     torch.manual_seed(seed)
-    settings = {"image_size": 32, "text_dim": 32, "channels": (16, 16, 8)} | settings
-    model = TextToImageModel(ModelConfig(**settings), TOKENIZER)
+    small = {"image_size": 32, "text_dim": 32, "noise_dim": 16, "channels": (16, 16, 8)}
+    model = TextToImageModel(ModelConfig(**(small | settings)), TOKENIZER)
     for parameter in model.parameters():  # so that nothing is switched off by its initialisation
         parameter.data += 0.05 * torch.randn_like(parameter)
     with torch.no_grad():
@@ -84,7 +85,7 @@ def test_gradient_reaches_every_parameter(text_encoder):
 
 def test_a_fresh_model_passes_gradients_everywhere_but_behind_its_zeros():
     model = TextToImageModel(ModelConfig(image_size=32), TOKENIZER)
-    model(model.tokenize(CAPTIONS), torch.randn(4, 16)).square().sum().backward()
+    model(model.tokenize(CAPTIONS), torch.randn(4, 64)).square().sum().backward()
     for name in ("text_encoder.embedding", "text_encoder.lstm", "fully_connected", "decoder.0"):
         assert any(p.grad.any() for n, p in model.named_parameters() if n.startswith(name)), name
 
@@ -134,11 +135,20 @@ def test_zero_augmentation_is_the_default():
     ).abs().max() > 1e-3
 
 
-def test_first_pictures_have_no_checkerboard():
-    model = TextToImageModel(ModelConfig(image_size=32), TOKENIZER)
-    x = torch.randn(2, model.to_subpixels.in_channels, 16, 16)
-    shuffled = nn.functional.pixel_shuffle(model.to_subpixels(x), 2)
-    torch.testing.assert_close(shuffled[:, :, ::2, ::2], shuffled[:, :, 1::2, 1::2])
+def test_every_pixel_is_a_mixture_of_the_colours_of_layers():
+    model = small_model()
+    with torch.no_grad():
+        bias = model.to_layers.bias.detach().view(7, NUM_LAYERS)
+        colours, masks = bias[:3], bias[3:]
+        colours.copy_(torch.arange(3.0 * NUM_LAYERS).view(3, NUM_LAYERS))
+        model.to_layers.weight.zero_()
+        masks.zero_()
+        masks[1, 2] = 100.0  # at every second pixel of every second row the third layer covers all
+        picture = model(model.tokenize(CAPTIONS[:1]), torch.zeros(1, 16))[0]  # (3, H, W)
+    mean, third = colours.mean(dim=1), colours[:, 2]
+    torch.testing.assert_close(picture[:, 0::2, 0::2], mean[:, None, None].expand(3, 16, 16))
+    torch.testing.assert_close(picture[:, 0::2, 1::2], third[:, None, None].expand(3, 16, 16))
+    torch.testing.assert_close(picture[:, 1::2, 1::2], mean[:, None, None].expand(3, 16, 16))
 
 
 @pytest.mark.parametrize(

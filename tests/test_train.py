@@ -34,7 +34,7 @@ def weights_of(run, part: str = "model") -> dict[str, torch.Tensor]:
 
 
 def assert_same_bits(one, other) -> None:
-    for part in ("model", "ema"):
+    for part in ("model", "ema", "encoder"):
         a, b = weights_of(one, part), weights_of(other, part)
         assert a.keys() == b.keys()
         assert [n for n in a if not torch.equal(a[n], b[n])] == []
@@ -55,7 +55,11 @@ def test_a_run_leaves_all_that_it_promises(picture_folder):
     }  # fmt: skip
     lines = losses_of(run)
     assert {line["split"] for line in lines} == {"train", "validation"}
-    assert lines[-1]["images"] == 96 and lines[-1].keys() >= {"regression_loss", "sharpness_loss"}
+    assert lines[-1]["images"] == 96 and lines[-1].keys() == {
+        "images", "split", "regression_loss", "sharpness_loss",
+        "edge_energy", "text_dependence", "noise_dependence",
+    }  # fmt: skip
+    assert lines[-2].keys() >= {"regression_loss", "sharpness_loss", "latent_loss"}
     config = json.loads((run / "config.json").read_text())
     assert config["train"]["batch_size"] == 16 and config["model"]["image_size"] == 32
     assert config.keys() >= {"command", "commit", "hardware", "versions"}
@@ -110,7 +114,8 @@ def test_gradients_are_clipped(picture_folder, monkeypatch):
     step = torch.optim.AdamW.step
 
     def measuring(optimizer, *arguments, **more):
-        gradients = [p.grad.norm() for g in optimizer.param_groups for p in g["params"]]
+        parameters = [p for g in optimizer.param_groups for p in g["params"]]
+        gradients = [p.grad.norm() for p in parameters if p.grad is not None]
         norms.append(torch.stack(gradients).norm().item())
         return step(optimizer, *arguments, **more)
 
@@ -223,13 +228,11 @@ def test_the_learning_rate_warms_up_and_falls_and_does_so_again_when_training_on
     assert train.learning_rate(again, 11_000, 10_000) > rates[peak] / 2
 
 
-def test_the_sharpness_term_comes_after_the_content():
+def test_variety_and_sharpness_come_after_the_content_and_stay():
     config = TrainConfig(images=1_000)
-    assert train.sharpen_weight(config, 600, 0) == 0
-    assert train.sharpen_weight(config, 700, 0) == pytest.approx(config.sharpen / 2)
-    assert train.sharpen_weight(config, 800, 0) == config.sharpen
-    assert train.sharpen_weight(config, 700, 500) == 0
-    assert train.sharpen_weight(config, 950, 500) == config.sharpen
+    weights = [train.ramp(config, clock, 0, (0.5, 0.8)) for clock in (0, 500, 650, 800, 999)]
+    assert weights == pytest.approx([0, 0, 0.5, 1, 1])
+    assert train.ramp(config, 500, 500, (0.5, 0.8)) == 1
 
 
 def test_every_epoch_shows_every_item_once_in_another_order():

@@ -1,0 +1,508 @@
+"""How right, sharp and varied are the drawings? Numbers beside real pictures, offline.
+
+    python evaluate.py --fit-judges         once for a collection: trains the networks that judge
+    python evaluate.py                      the newest run, or the shipped weights
+    python evaluate.py --model FILE --data FOLDER --quick
+
+Protocol. N = 2,048 held-out pictures (all there are, if fewer), each with its first caption; the
+model draws caption i with seed i; drawings are rounded to whole 0..255 before anything is measured.
+Beside the drawings, the same numbers for:
+
+    real        the held-out pictures of those captions: floor or ceiling
+    shuffled    the drawings with another picture's caption: alignment must fall to chance
+    repeated    one real picture for all captions: must fail everything but sharpness
+    retrieved   for each caption, the training picture whose caption shares most words with it
+
+Frechet and kernel distances, density and coverage are taken from a reference of N other real
+pictures (scenes: held out too; elsewhere: of the training set); the real ones' distance from it is
+the floor, `frechet_floor`. Features are the dual encoder's ("judge") and those of a network that
+was never trained ("random").
+
+Scenes are also read by the attribute recogniser. `all_attributes`: background, number of objects
+and every object's shape, colour, size and place right, for one or two fully named objects;
+`all_attributes_unseen`: the same for pairs of shape and colour that training never shows.
+
+R-precision: how often the caption of a picture is closest to it among 100: the other 99 random
+("random"), or those that share most words with it ("hard").
+
+`edge_energy`: mean squared gradient, drawings / real. `diversity`: variance over seeds of the
+random features of one caption, drawings / real pictures of that caption. Intervals: 95 %, bootstrap
+over captions; for one model and one set of seeds.
+"""
+
+import json
+import random
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import checkpoint
+import figures
+import judges
+import metrics
+import scenes
+from command_line import UserError, choose_device, provenance, run, setting
+from dataset import CaptionedImages
+from generate import find_weights
+from metrics import bootstrap, mean
+from model import TextToImageModel, from_uint8, to_uint8
+from tokenizer import split_words
+
+TEST_SEED = 3_000  # of the scenes that are judged; neither training nor judges see it
+NUM_PICTURES = {False: 2_048, True: 128}  # by --quick
+NUM_SHEET = 64
+CANDIDATES = 100  # captions that R-precision chooses from
+NUM_DIVERSITY = 128  # captions, each drawn with SEEDS seeds
+SEEDS = 8
+MIN_PICTURES = 16  # held out, for numbers that mean anything
+MAX_TRAINING = 50_000  # training pictures that drawings are compared with
+SYSTEMS = ("drawn", "real", "shuffled", "repeated", "retrieved")
+KINDS = ("shape", "colour", "size", "place")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    model: str = setting("", "weights, checkpoint or run; none: the newest run, else the shipped")
+    data: str = setting("", "folder of captioned pictures; none: the built-in scenes")
+    output: str = setting("results/evaluation", "folder for evaluation.json and the figures")
+    quick: bool = setting(False, "few pictures: seconds, and wide intervals")
+    fit_judges: bool = setting(False, "train the networks that judge, where there are none yet")
+    device: str = setting("auto", "where to draw", ("auto", "cpu", "cuda"))
+
+
+# What to draw: captions, the real pictures (N, 3, S, S) uint8, and for scenes the attributes.
+TestSet = tuple[list[str], Tensor, list[dict]]
+
+
+def draw_scenes(
+    split: str, num: int, stream: int, num_objects: tuple[int, ...], named=scenes.NAMEABLE
+) -> TestSet:
+    """Scenes with captions that tell what `named` says, never trained on; named(attributes, rng)
+    may choose, and give () to pass a scene over."""
+    rng, found = random.Random(TEST_SEED + stream), []
+    while len(found) < num:
+        attributes = scenes.draw_attributes(rng, split, num_objects[len(found) % len(num_objects)])
+        told = named(attributes, rng) if callable(named) else named
+        if told:
+            caption = scenes.describe(attributes, rng, told)
+            attributes = attributes | {"named": ["shape", *told]}
+            found.append((caption, scenes.draw(attributes, rng, 64), attributes))
+    captions, pictures, attributes = zip(*found, strict=True)
+    return list(captions), judges.stack(pictures), list(attributes)
+
+
+def related(attributes: dict, rng: random.Random) -> tuple[str, ...]:
+    """What a caption names that tells how two objects stand to each other, and no places."""
+    beside = scenes.relation(*attributes["objects"])
+    return ("size", "colour", "background", "relation") if beside else ()
+
+
+def partial_names(attributes: dict, rng: random.Random) -> tuple[str, ...]:
+    """All but one or two of the attributes that can be left out."""
+    left_out = {scenes.pick(rng, scenes.NAMEABLE), scenes.pick(rng, scenes.NAMEABLE)}
+    return tuple(kind for kind in scenes.NAMEABLE if kind not in left_out)
+
+
+def other_patterns(attributes: list[dict]) -> list[str]:
+    """Captions that tell everything in sentences of a kind that training never shows."""
+    patterns = (
+        "a {ground} background with {things}",
+        "{things}, and the background is {ground}",
+        "{things}; {ground} background",
+    )
+    captions = []
+    for i, scene in enumerate(attributes):
+        nouns = [
+            f"the {o['size']} {o['shape']} {o['place']} is {o['colour']}"
+            if i % 2
+            else f"{o['place']}, {o['colour']} and {o['size']}, a {o['shape']}"
+            for o in scene["objects"]
+        ]
+        pattern = patterns[i % len(patterns)]
+        captions.append(pattern.format(ground=scene["background"], things=" and ".join(nouns)))
+    return captions
+
+
+def swapped(tests: TestSet) -> TestSet:
+    """Pairs of scenes: each one, and the one with its two objects changed about."""
+    captions, pictures, attributes = [], [], []
+    rng = random.Random(TEST_SEED)
+    for scene in tests[2]:
+        a, b = scene["objects"]
+        places = {"place": b["place"]}, {"place": a["place"]}
+        for objects in ([a, b], [a | places[0], b | places[1]]):
+            turned = scene | {"objects": objects}
+            first, second = objects  # named in this order in both captions
+            noun = "a {size} {colour} {shape}"
+            captions.append(
+                f"{noun.format(**first)} {scenes.relation(first, second)} "
+                f"{noun.format(**second)} on a {scene['background']} background"
+            )
+            pictures.append(scenes.draw(turned, rng, judges.SIDE))
+            attributes.append(turned)
+    return captions, judges.stack(pictures), attributes
+
+
+def compare(asked: dict, seen: dict) -> dict[str, float]:
+    """How much of what a caption names is in a picture, each 0..1, and "all" of it (0 or 1).
+
+    asked: attributes with `named`; seen: attributes as the recogniser gives them. The objects are
+    paired so that most is right; an object too many or too few makes "all" wrong.
+    """
+    objects, named = asked["objects"], asked["named"]
+    kinds = [kind for kind in KINDS if kind in named]
+    there = seen["objects"] + [{}] * max(0, len(objects) - len(seen["objects"]))
+    best: dict[str, float] = {}
+    for chosen in permutations(there, len(objects)):
+        pairs = list(zip(objects, chosen, strict=True))
+        right = {k: sum(a[k] == b.get(k) for a, b in pairs) / len(pairs) for k in kinds}
+        if "relation" in named:
+            found = all(chosen) and scenes.relation(*chosen) == scenes.relation(*objects)
+            right["relation"] = float(found)
+        if not best or sum(right.values()) > sum(best.values()):
+            best = right
+    best["number"] = float(len(objects) == len(seen["objects"]))
+    if "background" in named:
+        best["background"] = float(asked["background"] == seen["background"])
+    return best | {"all": float(all(value == 1 for value in best.values()))}
+
+
+def attribute_rates(judge, pictures: Tensor, asked: list[dict]) -> dict[str, Tensor]:
+    """kind -> how much of it is right in each picture, (N,); see `compare`."""
+    seen = [a for part in pictures.split(256) for a in judge.recognise(part)]
+    rows = [compare(a, s) for a, s in zip(asked, seen, strict=True)]
+    return {kind: torch.tensor([row[kind] for row in rows if kind in row]) for kind in rows[0]}
+
+
+def shared_words(captions: list[str], others: list[str]) -> Tensor:
+    """Words that two captions share, as a share of all words in either: (N, M), 0..1."""
+    sets = [[set(split_words(c)) for c in side] for side in (captions, others)]
+    ids = {word: i for i, word in enumerate(sorted(set().union(*sets[0], *sets[1])))}
+    a, b = (torch.zeros(len(side), len(ids)) for side in sets)
+    for hot, side in zip((a, b), sets, strict=True):
+        for row, words in enumerate(side):
+            hot[row, [ids[word] for word in words]] = 1
+    both = a @ b.T
+    return both / (a.sum(1)[:, None] + b.sum(1)[None] - both).clamp(min=1)
+
+
+def r_precision(similarity: Tensor, captions: list[str], words: Tensor) -> dict[str, Tensor]:
+    """Whether each picture's own caption is the closest of CANDIDATES, (N,) each.
+
+    Args:
+        similarity: (N, N), of picture i and caption j.
+        captions: N; the same caption of another picture is no candidate.
+        words: (N, N), shared words of captions.
+
+    Returns:
+        "random": the probability 0..1 over all choices of the other candidates (a hypergeometric
+        draw, computed exactly); "hard": 0 or 1, against those that share most words.
+    """
+    unique = {caption: j for j, caption in enumerate(captions)}
+    others = torch.zeros(len(captions), dtype=torch.bool)
+    others[list(unique.values())] = True
+    number = torch.tensor([unique[c] for c in captions])
+    candidates = others[None] & (torch.arange(len(captions))[None] != number[:, None])  # (N, N)
+    own = similarity.diagonal()[:, None]
+    better = (similarity >= own) & candidates  # a tie is no success
+    total, wrong = candidates.sum(1).double(), better.sum(1).double()
+    drawn = torch.full_like(total, CANDIDATES - 1).minimum(total)
+    free = total - wrong
+
+    def log_choose(n: Tensor, k: Tensor) -> Tensor:
+        return torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
+
+    chance = (log_choose(free.maximum(drawn), drawn) - log_choose(total, drawn)).exp()
+    chance = torch.where(free < drawn, 0.0, chance)
+    hardest = words.masked_fill(~candidates, -1).topk(int(drawn.min()), dim=1).indices
+    return {"random": chance, "hard": 1 - better.gather(1, hardest).any(1).double()}
+
+
+class Evaluation:
+    """What the measurements of one model share: the judge of pictures, the test set, its
+    reference; `measure` gives one system's numbers."""
+
+    def __init__(self, encoder: judges.DualEncoder, tests: TestSet, reference: Tensor):
+        self.encoder, (self.captions, self.real, _) = encoder, tests
+        self.reference = self.features(reference)
+        self.words = shared_words(self.captions, self.captions)
+        with torch.no_grad():
+            parts = [self.captions[i : i + 256] for i in range(0, len(self.captions), 256)]
+            self.embedded = torch.cat([encoder.embed_captions(part) for part in parts])
+
+    @torch.no_grad()
+    def features(self, pictures: Tensor) -> dict[str, Tensor]:
+        """Pictures uint8 -> features (N, 64) by name."""
+        parts = [judges.at_judges_size(part) for part in pictures.split(256)]
+        return {
+            "judge": torch.cat([self.encoder.embed_pictures(part) for part in parts]),
+            "random": torch.cat([metrics.random_features(part) for part in parts]),
+        }
+
+    def measure(self, pictures: Tensor) -> dict:
+        """Pictures (N, 3, S, S) uint8, one for each caption -> numbers by name, most of them
+        [value, low, high]."""
+        features, resamples = self.features(pictures), 100  # distances are slow to compute
+        similarity = self.encoder.similarities(features["judge"], self.embedded)
+        precision = r_precision(similarity, self.captions, self.words)
+        numbers = {f"r_precision_{k}": bootstrap(mean, v) for k, v in precision.items()}
+        for name, reference in self.reference.items():
+            x = features[name]
+            numbers[f"frechet_distance_{name}"] = bootstrap(
+                metrics.frechet_distance, x, reference, resamples=resamples
+            )
+            numbers[f"kernel_distance_{name}"] = metrics.kernel_distance(x, reference)
+            density, coverage = metrics.density_and_coverage(reference, x)
+            numbers |= {f"density_{name}": density, f"coverage_{name}": coverage}
+        drawn, real = from_uint8(pictures), from_uint8(self.real)
+        for energy in (metrics.edge_energy, metrics.high_frequency_energy):
+            ratio = bootstrap(metrics.ratio_of_means, energy(drawn), energy(real))
+            numbers[energy.__name__] = ratio
+        return numbers
+
+
+def draw(model: TextToImageModel, captions: list[str], seeds: list[int]) -> Tensor:
+    """Drawings as they are saved, (N, 3, S, S) uint8."""
+    batches = range(0, len(captions), 64)
+    drawn = [model.draw(captions[i : i + 64], seeds[i : i + 64]) for i in batches]
+    return to_uint8(torch.cat(drawn)).cpu()
+
+
+def diversity(model: TextToImageModel, groups: list[tuple[str, Tensor]]) -> dict:
+    """Does the noise do what chance does in the data?
+
+    groups: captions, each with several real pictures (M, 3, S, S) uint8.
+    Returns `diversity` and `diversity_pixels`, variance over seeds / over real pictures, of random
+    features and of pixels; and the share of the drawings' variance that captions and noise explain.
+    """
+    captions = [caption for caption, _ in groups]
+    seeds = list(range(SEEDS))
+    drawn = draw(model, [c for c in captions for _ in seeds], seeds * len(captions))
+
+    def variances(look) -> tuple[Tensor, Tensor, Tensor]:
+        x = look(from_uint8(drawn)).unflatten(0, (len(captions), SEEDS))
+        real = [metrics.variance_over_seeds(look(from_uint8(p))[None]) for _, p in groups]
+        return x, metrics.variance_over_seeds(x), torch.cat(real)
+
+    x, over_seeds, over_real = variances(metrics.random_features)
+    _, pixels, real_pixels = variances(lambda p: p.flatten(1))
+    noise, total = over_seeds.mean().item(), x.flatten(0, 1).var(dim=0).mean().item()
+    return {
+        "diversity": bootstrap(metrics.ratio_of_means, over_seeds, over_real),
+        "diversity_pixels": bootstrap(metrics.ratio_of_means, pixels, real_pixels),
+        "variance_from_noise": noise / max(total, 1e-12),
+        "variance_from_captions": 1 - noise / max(total, 1e-12),
+    }
+
+
+def memorisation(drawn: Tensor, real: Tensor, training: Tensor) -> tuple[dict, Tensor, Tensor]:
+    """Are the drawings copies? Distances to the nearest training pictures, in 16x16 thumbnails.
+
+    Pictures (N, 3, S, S) uint8. Returns the numbers, and for each drawing its distance to the
+    nearest training picture, and that picture's number. `memorisation_ratio` is the median distance
+    of drawings over that of held-out real pictures: near 1 for new pictures, 0 for copies.
+    """
+    parts = [metrics.thumbnails(from_uint8(part)) for part in training.split(1024)]
+    among = torch.cat(parts)
+    distance, number = metrics.nearest(metrics.thumbnails(from_uint8(drawn)), among)
+    usual, _ = metrics.nearest(metrics.thumbnails(from_uint8(real)), among)
+    ratio = bootstrap(lambda a, b: (a.median() / b.median()).item(), distance, usual)
+    return {"memorisation_ratio": ratio, "looks_copied": ratio[2] < 0.5}, distance, number
+
+
+def evaluate_scenes(
+    model: TextToImageModel,
+    recogniser: judges.AttributeRecogniser,
+    training: tuple[Tensor, list[str]],
+    num: int,
+) -> dict:
+    """Rates of right attributes by kind of caption, of the drawings and of the controls."""
+    complete = draw_scenes("validation", num // 2, 2, (1, 2))
+    rows = {
+        "all_attributes": complete,
+        "all_attributes_unseen": draw_scenes("unseen", num // 2, 3, (1, 2)),
+        "three_objects": draw_scenes("validation", num // 4, 4, (3,)),
+        "partial_captions": draw_scenes("validation", num // 4, 5, (1, 2), partial_names),
+        "order_swaps": swapped(draw_scenes("validation", num // 8, 6, (2,), related)),
+        "other_patterns": (other_patterns(complete[2]), *complete[1:]),
+    }
+    rates: dict[str, dict] = defaultdict(dict)
+    for row, (captions, real, asked) in rows.items():
+        drawn = draw(model, captions, list(range(len(captions))))
+        systems = {"drawn": drawn, "real": real}
+        if row == "all_attributes":
+            systems = all_systems(drawn, real, captions, training)
+        for system, pictures in systems.items():
+            right = attribute_rates(recogniser, judges.as_uint8(pictures), asked)
+            rates[system][row] = {kind: bootstrap(mean, values) for kind, values in right.items()}
+    return rates
+
+
+def all_systems(
+    drawn: Tensor, real: Tensor, captions: list[str], training: tuple[Tensor, list[str]]
+) -> dict[str, Tensor]:
+    """The pictures (N, 3, S, S) uint8 of SYSTEMS, for the same captions; see the protocol above."""
+    nearest = shared_words(captions, training[1]).argmax(dim=1)
+    pictures = drawn, real, drawn.roll(1, 0), real[:1].expand_as(real), training[0][nearest]
+    return dict(zip(SYSTEMS, pictures, strict=True))
+
+
+def groups_of(dataset: CaptionedImages, num: int) -> list[tuple[str, Tensor]]:
+    """Captions that several pictures of a collection share, with those pictures."""
+    by_caption = defaultdict(list)
+    for i in range(len(dataset)):
+        for caption in dataset.batch([i])[1][0]:
+            by_caption[caption].append(i)
+    shared = [(c, n[:SEEDS]) for c, n in by_caption.items() if len(n) > 1]
+    random.Random(0).shuffle(shared)
+    return [(caption, dataset.batch(numbers)[0]) for caption, numbers in shared[:num]]
+
+
+def scene_groups(num: int) -> list[tuple[str, Tensor]]:
+    """Fully told captions of held-out scenes, with SEEDS real pictures of each."""
+    groups = []
+    for caption, _, scene in zip(*draw_scenes("validation", num, 7, (1, 2, 3)), strict=True):
+        rng = random.Random(TEST_SEED + len(groups))
+        pictures = [scenes.draw(scene, rng, judges.SIDE) for _ in range(SEEDS)]
+        groups.append((caption, judges.stack(pictures)))
+    return groups
+
+
+def test_data(config: EvaluateConfig, model: TextToImageModel) -> tuple:
+    """What is held out and what was trained on: test set, reference pictures, training pictures
+    and captions (the first of each), groups of real pictures with one caption."""
+    dataset = CaptionedImages(config.data or None, image_size=model.config.image_size)
+    num, num_groups = NUM_PICTURES[config.quick], NUM_DIVERSITY // (8 if config.quick else 1)
+    rng = np.random.default_rng(0)
+    numbers = rng.permutation(len(dataset))[:MAX_TRAINING].tolist()
+    pictures, captions = dataset.batch(numbers)
+    training = pictures, [c[0] for c in captions]
+    if not config.data:
+        mixed = (1, 1, 1, 2, 2, 2, 2, 3, 3, 3)
+        tests = draw_scenes("validation", num, 0, mixed, scenes.choose_named)
+        reference = draw_scenes("validation", num, 1, mixed, scenes.choose_named)[1]
+        return tests, reference, training, scene_groups(num_groups)
+    held_out = dataset.other_split("validation")
+    if len(held_out) < MIN_PICTURES:
+        raise UserError(f"{config.data} holds out {len(held_out)} pictures: too few to measure")
+    chosen = rng.permutation(len(held_out))[:num].tolist()
+    real, several = held_out.batch(chosen)
+    tests = [c[0] for c in several], real, []
+    return tests, training[0][: len(real)], training, groups_of(dataset, num_groups)
+
+
+def evaluate(config: EvaluateConfig, model: TextToImageModel, panel: judges.Judges) -> dict:
+    """All numbers of a model; writes the sheets beside them."""
+    tests, reference, training, groups = test_data(config, model)
+    captions, real, _ = tests
+    drawn = draw(model, captions, list(range(len(captions))))
+    evaluation = Evaluation(panel.encoder, tests, reference)
+    systems = all_systems(drawn, real, captions, training)
+    rows = {
+        name: evaluation.measure(pictures)
+        for name, pictures in tqdm(systems.items(), "measuring", unit="system")
+    }
+    for name in ("drawn", "retrieved"):
+        copies, distance, number = memorisation(systems[name], real, training[0])
+        rows[name] |= copies
+        if name == "drawn":
+            closest = distance.argsort()[:NUM_SHEET]
+            save_closest(Path(config.output), drawn, training, closest, number, captions)
+    rows["drawn"] |= diversity(model, groups) if groups else {}
+    if panel.recogniser:
+        rates = evaluate_scenes(model, panel.recogniser, training, len(captions))
+        for name, row in rates.items():
+            rows[name]["attributes"] = row
+    save_sheet(Path(config.output), real, drawn, captions)
+    return rows
+
+
+def save_sheet(folder: Path, real: Tensor, drawn: Tensor, captions: list[str]) -> None:
+    """The first of the test set, numbered: real above drawn; nothing is picked."""
+    shown = [f"{i + 1}. {caption}" for i, caption in enumerate(captions[:NUM_SHEET])]
+    title = "Held-out pictures above, drawings of their first captions below; none picked"
+    figures.save_samples(folder / "sheet.png", {"real": real, "drawn": drawn}, shown, title)
+
+
+def save_closest(
+    folder: Path, drawn: Tensor, training: tuple, closest: Tensor, number: Tensor, captions: list
+) -> None:
+    """The drawings that are closest to a training picture, with that picture."""
+    closest = closest[:8]
+    rows = {"drawn": drawn[closest], "training": training[0][number[closest]]}
+    title = "The drawings that come closest to a training picture, and that picture"
+    figures.save_samples(folder / "closest.png", rows, [captions[i] for i in closest], title)
+
+
+def headline(rows: dict) -> dict:
+    """The numbers to look at first, each [value, low, high]."""
+    drawn, top = rows["drawn"], {}
+    for name in ("all_attributes", "all_attributes_unseen"):
+        if "attributes" in drawn:
+            top[name] = drawn["attributes"][name]["all"]
+    names = ("r_precision_random", "r_precision_hard", "edge_energy", "diversity")
+    top |= {name: drawn[name] for name in names if name in drawn}
+    top["frechet_distance"] = drawn["frechet_distance_judge"]
+    top["frechet_floor"] = rows["real"]["frechet_distance_judge"]
+    return top
+
+
+def main(config: EvaluateConfig) -> dict:
+    """Measure, write evaluation.json and the figures, print a table; returns what was written."""
+    began, device = time.monotonic(), choose_device(config.device)
+    path = find_weights(config.model)
+    model = checkpoint.load_model(path).to(device)
+    dataset = CaptionedImages(config.data or None)
+    panel = judges.load(dataset, fit=config.fit_judges)
+    rows = evaluate(config, model, panel)
+    about = {"weights": str(path), "judges": panel.fingerprint, "quick": config.quick}
+    about |= {"seconds": round(time.monotonic() - began, 1)}
+    result = headline(rows) | rows | {"about": provenance(device) | about}
+    folder = Path(config.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "evaluation.json").write_text(json.dumps(rounded(result), indent=1) + "\n")
+    figures.save_evaluation(folder / "evaluation.png", rows)
+    print_table(rows)
+    print(f"{folder}/evaluation.json, evaluation.png, sheet.png, closest.png; "
+          f"{about['seconds']:.0f} s")  # fmt: skip
+    return result
+
+
+def rounded(value):
+    """Numbers with four digits, in any nesting."""
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [rounded(v) for v in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def print_table(rows: dict) -> None:
+    """A line for each measure, a column for each system."""
+    flat = {
+        system: row | {f"{r}: {k}": v for r, kinds in row.get("attributes", {}).items()
+                       for k, v in kinds.items() if k == "all"}
+        for system, row in rows.items()
+    }  # fmt: skip
+    names = dict.fromkeys(n for row in flat.values() for n in row if n != "attributes")
+    print(f"{'':32}" + "".join(f"{system:>22}" for system in flat))
+    for name in names:
+        cells = (cell(row.get(name)) for row in flat.values())
+        print(f"{name:32}" + "".join(f"{c:>22}" for c in cells))
+
+
+def cell(value) -> str:
+    if isinstance(value, list):
+        return f"{value[0]:.3g} ({value[1]:.3g}..{value[2]:.3g})"
+    return "" if value is None else str(value) if isinstance(value, bool) else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    run(main, EvaluateConfig, __doc__)

@@ -1,0 +1,305 @@
+"""Who judges the drawings? Two networks, trained on real pictures only.
+
+They share nothing with the generator or its losses: other architectures, other seeds, and they
+never see a drawn picture. `evaluate.py --fit-judges` trains them and keeps them by the fingerprint
+of what they were trained on.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import checkpoint
+import scenes
+from augment import augment
+from command_line import UserError
+from dataset import CaptionedImages
+from model import from_uint8, to_uint8
+from tokenizer import PAD, Tokenizer
+
+SHAPES, COLOURS = list(scenes.SHAPES), list(scenes.COLOURS)
+SIZES, PLACES, BACKGROUNDS = list(scenes.SIZES), list(scenes.PLACES), list(scenes.BACKGROUNDS)
+RECOGNISER_SEED = 1_000  # of its scenes; training's scenes have seed 0
+NUM_RECOGNISER_SCENES = 49_152
+JUDGES_VERSION = 1  # raise it when the judges below change
+SHIPPED = Path(__file__).parent / "results_short" / "judges"
+FITTED = Path("results/judges")
+MAX_HASHED = 65_536
+SIDE = 64  # pixels of the pictures that are judged
+DUAL_ENCODER_SEED = 2_000
+EMBEDDING = 64  # width of the dual encoder's embeddings
+
+
+class AttributeRecogniser(nn.Module):
+    """What stands where in a scene of 64 px: a plain convolutional network on a grid of 3x3."""
+
+    def __init__(self):
+        super().__init__()
+
+        def stage(in_channels: int, out_channels: int) -> list[nn.Module]:
+            return [
+                nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+                nn.BatchNorm2d(out_channels),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ]
+
+        self.body = nn.Sequential(
+            *stage(3, 32), *stage(32, 96), *stage(96, 192),
+            nn.Conv2d(192, 192, 3, padding=1, bias=False), nn.BatchNorm2d(192), nn.ReLU(),
+        )  # fmt: skip
+        # The nine places are the corners between the 2x2 blocks of an 8x8 map without its border.
+        self.places = nn.Sequential(nn.Conv2d(192, 256, 2, stride=2), nn.ReLU())
+        self.kinds = nn.Conv2d(256, 1 + len(SHAPES) + len(COLOURS) + len(SIZES), 1)
+        self.background = nn.Sequential(
+            nn.Linear(192, 64), nn.ReLU(), nn.Linear(64, len(BACKGROUNDS))
+        )
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """pictures (B, 3, 64, 64) in -1..1 -> logits (B, 1 + shapes + colours + sizes, 9) of the
+        places (the first: whether there is an object) and logits (B, backgrounds).
+        """
+        x = self.body(pictures)  # (B, 192, 8, 8)
+        places = self.kinds(self.places(x[:, :, 1:7, 1:7])).flatten(2)  # (B, K, 3, 3) -> (B, K, 9)
+        return places, self.background(x.mean(dim=(2, 3)))
+
+    @torch.no_grad()
+    def recognise(self, pictures: Tensor) -> list[dict]:
+        """pictures (B, 3, 64, 64) uint8 -> the attributes of each, as scenes.render gives them."""
+        places, backgrounds = self(from_uint8(pictures))
+        present, *kinds = places.split([1, len(SHAPES), len(COLOURS), len(SIZES)], dim=1)
+        here = (present[:, 0] > 0).tolist()  # (B, 9)
+        shapes, colours, sizes = (logits.argmax(dim=1).tolist() for logits in kinds)
+        return [
+            {
+                "background": BACKGROUNDS[background],
+                "objects": [
+                    {"shape": SHAPES[shapes[b][p]], "colour": COLOURS[colours[b][p]],
+                     "size": SIZES[sizes[b][p]], "place": PLACES[p]}
+                    for p in range(len(PLACES)) if here[b][p]
+                ],
+            }
+            for b, background in enumerate(backgrounds.argmax(dim=1).tolist())
+        ]  # fmt: skip
+
+
+def encode_attributes(attributes: list[dict]) -> tuple[Tensor, Tensor]:
+    """Attributes of scenes -> (B, 4, 9) int64, presence, shape, colour and size at each place (0
+    where there is nothing), and (B,) int64, the background."""
+    places = torch.zeros(len(attributes), 4, len(PLACES), dtype=torch.long)
+    for b, scene in enumerate(attributes):
+        for o in scene["objects"]:
+            kinds = SHAPES.index(o["shape"]), COLOURS.index(o["colour"]), SIZES.index(o["size"])
+            places[b, :, PLACES.index(o["place"])] = torch.tensor([1, *kinds])
+    return places, torch.tensor([BACKGROUNDS.index(a["background"]) for a in attributes])
+
+
+def render_scenes(seed: int, split: str, num: int, first: int = 0) -> tuple[Tensor, list, list]:
+    """Fresh scenes: pictures (N, 3, 64, 64) uint8, captions, attributes."""
+    with ThreadPool() as threads:
+        drawn = threads.map(lambda i: scenes.render(seed, i, split), range(first, first + num))
+    pictures, captions, attributes = zip(*drawn, strict=True)
+    return stack(pictures), list(captions), list(attributes)
+
+
+def stack(pictures: Sequence[np.ndarray]) -> Tensor:
+    """N pictures (H, W, 3) uint8 -> (N, 3, H, W) uint8."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+
+
+def as_uint8(pictures: Tensor) -> Tensor:
+    """Pictures (N, 3, H, W) uint8 -> the same at (N, 3, 64, 64)."""
+    return pictures if pictures.shape[2] == SIDE else to_uint8(at_judges_size(pictures))
+
+
+def at_judges_size(pictures: Tensor) -> Tensor:
+    """Pictures (N, 3, H, W), float in -1..1 or uint8 -> (N, 3, 64, 64) float in -1..1."""
+    x = pictures if pictures.is_floating_point() else from_uint8(pictures)
+    if x.shape[2] == SIDE:
+        return x
+    return F.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True)
+
+
+def fit_recogniser(num_scenes: int = NUM_RECOGNISER_SCENES, epochs: int = 6) -> AttributeRecogniser:
+    """Train on fresh scenes of all pairs of colour and shape, the unseen ones too."""
+    parts = [
+        render_scenes(RECOGNISER_SEED, "train", num_scenes * 3 // 4),
+        render_scenes(RECOGNISER_SEED, "unseen", num_scenes // 4),
+    ]
+    pictures = torch.cat([part[0] for part in parts]).contiguous()
+    places, backgrounds = encode_attributes([a for part in parts for a in part[2]])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RECOGNISER_SEED)
+        judge = AttributeRecogniser().to(memory_format=torch.channels_last)
+        batch, steps = 128, epochs * len(pictures) // 128
+        optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=0.05, fused=True)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps, pct_start=0.1)
+        for step in tqdm(range(steps), "fitting the recogniser", unit="batch"):
+            if step % (len(pictures) // batch) == 0:
+                order = torch.randperm(len(pictures))
+            i = order[torch.arange(batch) + step * batch % (len(order) - batch + 1)]
+            x = from_uint8(pictures[i]).contiguous(memory_format=torch.channels_last)
+            with torch.autocast("cpu", torch.bfloat16):
+                logits, background = judge(x)
+            present, *kinds = logits.float().split(
+                [1, len(SHAPES), len(COLOURS), len(SIZES)], dim=1
+            )
+            targets = places[i]
+            here = targets[:, 0].bool()
+            loss = F.binary_cross_entropy_with_logits(present[:, 0], here.float())
+            for logit, target in zip(kinds, targets.unbind(1)[1:], strict=True):
+                loss = loss + F.cross_entropy(logit.transpose(1, 2)[here], target[here])
+            loss = loss + F.cross_entropy(background.float(), backgrounds[i])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return judge.eval()
+
+
+class DualEncoder(nn.Module):
+    """Do a picture and a caption belong together? Two small convolutional networks, one over
+    pixels and one over words (Kim 2014), that meet in one space of EMBEDDING dimensions."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        super().__init__()
+        self.tokenizer = tokenizer
+
+        def stage(in_channels: int, out_channels: int) -> list[nn.Module]:
+            return [
+                nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+                nn.BatchNorm2d(out_channels),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ]
+
+        self.pixels = nn.Sequential(
+            *stage(3, 32), *stage(32, 64), *stage(64, 128), *stage(128, 192),
+            nn.Flatten(), nn.Dropout(0.2), nn.Linear(192 * 4 * 4, EMBEDDING),
+        )  # fmt: skip
+        self.words = nn.Embedding(len(tokenizer), 128, padding_idx=PAD)
+        self.neighbours = nn.Conv1d(128, 256, 3, padding=1)
+        self.more_neighbours = nn.Conv1d(256, 256, 3, padding=1)
+        self.caption = nn.Linear(2 * 256, EMBEDDING)
+        self.log_scale = nn.Parameter(torch.tensor(2.5))  # of the similarities
+
+    def embed_pictures(self, pictures: Tensor) -> Tensor:
+        """(B, 3, 64, 64) in -1..1 -> (B, EMBEDDING), not normalised."""
+        return self.pixels(pictures)
+
+    def embed_captions(self, captions: Sequence[str]) -> Tensor:
+        """B captions -> (B, EMBEDDING), not normalised."""
+        encoded = [self.tokenizer.encode(caption, 64) for caption in captions]
+        length = max(len(ids) for ids in encoded)
+        tokens = torch.tensor([ids + [PAD] * (length - len(ids)) for ids in encoded])
+        here = (tokens != PAD)[:, None]  # (B, 1, L)
+        x = self.words(tokens).transpose(1, 2)  # (B, 128, L)
+        x = F.relu(self.neighbours(x)) * here  # padding changes nothing
+        x = F.relu(self.more_neighbours(x)) * here  # (B, 256, L)
+        pooled = torch.cat([x.amax(dim=2), x.sum(dim=2) / here.sum(dim=2)], dim=1)
+        return self.caption(pooled)
+
+    def similarities(self, pictures: Tensor, captions: Tensor) -> Tensor:
+        """Embeddings (..., M, EMBEDDING) and (..., N, EMBEDDING) -> cosines (..., M, N)."""
+        return F.normalize(pictures, dim=-1) @ F.normalize(captions, dim=-1).mT
+
+
+def fit_dual_encoder(dataset: CaptionedImages, num_images: int = 250_000) -> DualEncoder:
+    """Train on the training pictures and captions: a picture must find its caption among those of
+    the batch, and the caption its picture (InfoNCE, van den Oord et al. 2018)."""
+    batch, rng = 128, torch.Generator().manual_seed(DUAL_ENCODER_SEED)
+    steps = num_images // batch
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(DUAL_ENCODER_SEED)
+        judge = DualEncoder(Tokenizer.learn(dataset.captions(), min_count=2))
+        judge.to(memory_format=torch.channels_last)
+        optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=0.1, fused=True)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps, pct_start=0.1)
+        for _ in tqdm(range(steps), "fitting the dual encoder", unit="batch"):
+            numbers = torch.randperm(len(dataset), generator=rng)[:batch].tolist()
+            pictures, captions = dataset.batch(numbers)
+            pictures, _ = augment(pictures, 0.8, False, rng)
+            x = at_judges_size(pictures).contiguous(memory_format=torch.channels_last)
+            pick = torch.rand(batch, generator=rng).tolist()
+            chosen = [c[int(u * len(c))] for c, u in zip(captions, pick, strict=True)]
+            with torch.autocast("cpu", torch.bfloat16):
+                seen = judge.embed_pictures(x)
+            logits = judge.log_scale.exp() * judge.similarities(
+                seen.float(), judge.embed_captions(chosen)
+            )
+            # Another picture with the same caption is no mistake.
+            same = torch.tensor([[a == b for a in chosen] for b in chosen])
+            logits = logits.masked_fill(same & ~torch.eye(len(same), dtype=torch.bool), -1e4)
+            target = torch.arange(len(logits))
+            loss = F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return judge.eval()
+
+
+@dataclass(frozen=True)
+class Judges:
+    encoder: DualEncoder
+    recogniser: AttributeRecogniser | None  # of the scenes
+    fingerprint: str  # of the weights of both: numbers of other judges cannot be compared
+
+
+def data_fingerprint(dataset: CaptionedImages) -> str:
+    """Changes with the training pictures (the first MAX_HASHED), captions and JUDGES_VERSION."""
+    text = json.dumps([JUDGES_VERSION, dataset.captions()])
+    digest = hashlib.blake2b(text.encode(), digest_size=6)
+    for start in range(0, min(len(dataset), MAX_HASHED), 1024):
+        pictures, _ = dataset.batch(range(start, min(start + 1024, len(dataset), MAX_HASHED)))
+        digest.update(pictures.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def load(dataset: CaptionedImages, fit: bool = False) -> Judges:
+    """The judges of a collection, shipped or fitted before; with `fit` trained if there are none.
+
+    Raises UserError where there are none.
+    """
+    collection = dataset.collection
+    name = f"{collection.name}-{data_fingerprint(dataset)}.pth"
+    path = next((f / name for f in (SHIPPED, FITTED) if (f / name).exists()), FITTED / name)
+    if not path.exists():
+        if not fit:
+            raise UserError(
+                f"there are no judges for {collection.name} as it is now; train them, once, with "
+                "the same command and --fit-judges (10 to 20 minutes)"
+            )
+        encoder = fit_dual_encoder(dataset)
+        state = {"encoder": encoder.state_dict(), "tokenizer": encoder.tokenizer.state_dict()}
+        if collection.layout == "built-in":
+            state["recogniser"] = fit_recogniser().state_dict()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.save(state, path)
+    return read(path)
+
+
+def read(path: Path) -> Judges:
+    """Judges that `load` has kept."""
+    state = checkpoint.load(path)
+    encoder = DualEncoder(Tokenizer.from_state_dict(state["tokenizer"]))
+    encoder.load_state_dict(state["encoder"])
+    recogniser = None
+    if "recogniser" in state:
+        recogniser = AttributeRecogniser()
+        recogniser.load_state_dict(state["recogniser"])
+        recogniser.eval()
+    weights = hashlib.blake2b(digest_size=6)
+    for part in ("encoder", "recogniser"):
+        for value in state.get(part, {}).values():
+            weights.update(value.numpy().tobytes())
+    return Judges(encoder.eval(), recogniser, f"{path.stem}-{weights.hexdigest()}")

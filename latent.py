@@ -1,0 +1,47 @@
+"""What does a picture show that its caption leaves open? A network for training only.
+
+The noise must mean something: where exactly the circle lies, how it is turned, which tint it has.
+So training does not feed the generator any noise, but what the encoder below reads off the real
+picture, at a price for each nat that it tells (losses.kl_divergence). The price draws it towards
+the standard normal distribution, which takes its place when the model draws: a conditional
+variational autoencoder (Kingma and Welling 2014, Sohn et al. 2015).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SIDE = 32  # pixels that the encoder sees
+MAX_MEAN = 5.0  # of a latent; what is further out is never drawn
+MIN_LOG_STD, MAX_LOG_STD = -6.0, 0.5
+
+
+class LatentEncoder(nn.Module):
+    """Sees the picture and what the generator draws of its caption without noise.
+
+    The difference is what the caption leaves open. An encoder of the picture alone also tells what
+    the caption says, and the generator then trusts it more than the words.
+    """
+
+    def __init__(self, noise_dim: int):
+        super().__init__()
+        self.convs = nn.Sequential(
+            nn.Conv2d(6, 32, 5, padding=2), nn.LeakyReLU(0.2),
+            nn.Conv2d(32, 64, 4, 2, 1), nn.LeakyReLU(0.2),
+            nn.Conv2d(64, 128, 4, 2, 1), nn.LeakyReLU(0.2),
+            nn.Conv2d(128, 192, 4, 2, 1), nn.LeakyReLU(0.2),
+            nn.Conv2d(192, 192, 3, padding=1), nn.LeakyReLU(0.2), nn.Flatten(),
+        )  # fmt: skip
+        self.out = nn.Linear(192 * 4 * 4, 2 * noise_dim)
+        with torch.no_grad():
+            nn.init.normal_(self.out.weight, std=0.01)
+            self.out.bias[:noise_dim] = 0
+            self.out.bias[noise_dim:] = -1
+
+    def forward(self, real: Tensor, guess: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures (B, 3, H, W) in -1..1 -> mean and log of the standard deviation, (B, Z) each."""
+        x = torch.cat([real - guess, guess], dim=1)
+        x = self.convs(F.adaptive_avg_pool2d(x, SIDE))  # (B, 192 * 4 * 4)
+        with torch.autocast(x.device.type, enabled=False):
+            mean, log_std = self.out(x.float()).chunk(2, dim=1)
+        return MAX_MEAN * torch.tanh(mean / MAX_MEAN), log_std.clamp(MIN_LOG_STD, MAX_LOG_STD)

@@ -1,0 +1,133 @@
+"""How do two sets of pictures compare? Plain functions of features (N, F) or pictures (N, 3, H, W).
+
+None of the distances can be compared with published ones: the features are others.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+RESAMPLES = 1_000  # of the bootstrap, for means
+CONFIDENCE = 0.95
+NEIGHBOURS = 5  # of density and coverage
+
+
+def random_features(pictures: Tensor, batch_size: int = 256) -> Tensor:
+    """Features of a fixed convolutional network that has never been trained, (N, 64).
+
+    Sixteen channels in each quarter of the picture: they see places, colours and edges, and nothing
+    can be trained to please them (Naeem et al. 2020 find random features fit for such distances).
+
+    pictures: (N, 3, H, W) float in -1..1.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Conv2d(3, 32, 5, 2, 2), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU(),
+            nn.Conv2d(64, 16, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+        )  # fmt: skip
+        for layer in network:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight)
+    with torch.no_grad():
+        return torch.cat([network(part) for part in pictures.split(batch_size)])
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """Squared Frechet distance between Gaussians fitted to the features (Dowson and Landau 1982):
+    |mean - mean|^2 + trace(A + B - 2 (A^1/2 B A^1/2)^1/2). a: (N, F), b: (M, F)."""
+    (mean_a, cov_a), (mean_b, cov_b) = (
+        (x.double().mean(dim=0), x.double().T.cov().reshape(x.shape[1], -1)) for x in (a, b)
+    )
+    values, vectors = torch.linalg.eigh(cov_a)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
+    apart = (mean_a - mean_b).square().sum()
+    return (apart + cov_a.trace() + cov_b.trace() - 2 * cross).item()
+
+
+def kernel_distance(a: Tensor, b: Tensor) -> float:
+    """Squared maximum mean discrepancy with the kernel (x.y/F + 1)^3, unbiased, so it may be a
+    little below 0 (KID: Binkowski et al. 2018). a: (N, F), b: (M, F)."""
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        return (x.double() @ y.double().T / x.shape[1] + 1) ** 3
+
+    def within(x: Tensor) -> Tensor:
+        k = kernel(x, x)
+        return (k.sum() - k.trace()) / (len(x) * (len(x) - 1))
+
+    return (within(a) + within(b) - 2 * kernel(a, b).mean()).item()
+
+
+def density_and_coverage(real: Tensor, drawn: Tensor) -> tuple[float, float]:
+    """Naeem et al. 2020, equations 3 and 4, with NEIGHBOURS. Features (N, F) and (M, F).
+
+    Around each real picture lies a ball that reaches its 5th nearest real neighbour. density: how
+    many balls a drawn picture lies in, over 5; coverage: share of the balls with a drawn picture.
+    """
+    radius = torch.cdist(real, real).kthvalue(NEIGHBOURS + 1, dim=1).values  # the first is itself
+    inside = torch.cdist(real, drawn) < radius[:, None]  # (N, M)
+    density = inside.sum().item() / (NEIGHBOURS * inside.shape[1])
+    return density, inside.any(dim=1).float().mean().item()
+
+
+def edge_energy(pictures: Tensor) -> Tensor:
+    """Mean squared difference between neighbouring pixels of each picture, (N,)."""
+    down, right = pictures.diff(dim=2).square(), pictures.diff(dim=3).square()
+    return down.flatten(1).mean(dim=1) + right.flatten(1).mean(dim=1)
+
+
+def high_frequency_energy(pictures: Tensor) -> Tensor:
+    """Energy of each picture's spectrum above half the Nyquist frequency, (N,)."""
+    spectrum = torch.fft.fft2(pictures, norm="ortho").abs().square().mean(dim=1)  # (N, H, W)
+    rows, columns = (torch.fft.fftfreq(n).abs() for n in pictures.shape[2:])
+    return spectrum[:, torch.maximum(rows[:, None], columns) > 0.25].mean(dim=1)
+
+
+def variance_over_seeds(features: Tensor) -> Tensor:
+    """features (captions, seeds, F) -> (captions,), unbiased variance over seeds, mean over F."""
+    return features.float().var(dim=1).mean(dim=1)
+
+
+def thumbnails(pictures: Tensor) -> Tensor:
+    """Pictures (N, 3, H, W) -> (N, 768): 16x16 pixels, for finding the nearest picture."""
+    return F.adaptive_avg_pool2d(pictures, 16).flatten(1)
+
+
+def nearest(pictures: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
+    """For each thumbnail, (N, 768), the distance to the nearest of `among` and its number, (N,)."""
+    found = [torch.cdist(part, among).min(dim=1) for part in pictures.split(256)]
+    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+
+
+def bootstrap(
+    statistic: Callable[..., float], *samples: Tensor, resamples: int = RESAMPLES
+) -> list[float]:
+    """[value, low, high]: a statistic of samples and its 95 % interval over resampled rows.
+
+    Samples of one length are resampled together (they belong to the same captions). The interval is
+    moved so that the mean of the resampled values lies on the value: distances between sets are
+    larger for resampled sets, which hold pictures twice.
+    """
+    rng = np.random.default_rng(0)
+    value, values = statistic(*samples), []
+    for _ in range(resamples):
+        rows = {n: torch.from_numpy(rng.integers(n, size=n)) for n in {len(s) for s in samples}}
+        values.append(statistic(*(s[rows[len(s)]] for s in samples)))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(values, [tail, 1 - tail]) - np.mean(values) + value
+    return [float(value), float(low), float(high)]
+
+
+def mean(values: Tensor) -> float:
+    """Of floats or booleans."""
+    return values.float().mean().item()
+
+
+def ratio_of_means(drawn: Tensor, real: Tensor) -> float:
+    """mean(drawn) / mean(real), for `bootstrap`."""
+    return mean(drawn) / mean(real)

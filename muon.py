@@ -1,0 +1,70 @@
+"""How does a gradient become a step? Muon for weight matrices, AdamW for everything else.
+
+Muon (Jordan et al. 2024) replaces the momentum of a matrix by the nearest orthogonal matrix, so
+that every direction is learnt at the same rate, not only those with the largest gradients. Weights
+of convolutions count as matrices of (out, all else). torch's own Muon, since 2.9, takes
+two-dimensional weights only.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+BETAS = (0.9, 0.99)  # of AdamW; the second shorter than usual, as runs are short
+MOMENTUM = 0.95  # of Muon
+RELATIVE_LR = 13  # Muon's learning rate, in those of AdamW: its steps are measured in another way
+WEIGHT_DECAY = 0.01
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of Jordan et al. 2024
+
+
+def orthogonalise(matrix: Tensor) -> Tensor:
+    """The orthogonal matrix nearest to `matrix` (M, N), roughly: singular values within .7..1.2.
+
+    Five steps of a Newton-Schulz iteration, in bfloat16 (Jordan et al. 2024).
+    """
+    a, b, c = NEWTON_SCHULZ
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = (matrix.T if tall else matrix).bfloat16()
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        square = x @ x.T
+        x = a * x + (b * square + c * square @ square) @ x
+    return (x.T if tall else x).float()
+
+
+class Muon(torch.optim.Optimizer):
+    """For parameters of two or more dimensions, the first of them the outputs."""
+
+    def __init__(self, parameters: Iterable[Tensor], lr: float):
+        super().__init__(parameters, {"lr": lr, "relative_lr": RELATIVE_LR})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                if "momentum" not in self.state[p]:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+                momentum = self.state[p]["momentum"].lerp_(p.grad, 1 - MOMENTUM)
+                update = p.grad.lerp(momentum, MOMENTUM)  # Nesterov
+                # (out, in, H, W) -> (out, H, W, in): no copy where the weights are channels_last.
+                update = update.movedim(1, -1)
+                step = orthogonalise(update.flatten(1)).view(update.shape).movedim(-1, 1)
+                gain = max(1, p.shape[0] / p[0].numel()) ** 0.5
+                p.mul_(1 - group["lr"] * WEIGHT_DECAY).add_(step, alpha=-group["lr"] * gain)
+
+
+def make_optimizers(networks: Iterable[nn.Module]) -> list[torch.optim.Optimizer]:
+    """Optimisers of all parameters; before each step set "lr" of every group, to the learning rate
+    of AdamW times the group's "relative_lr"."""
+    modules = nn.ModuleList(networks)
+    matrices = [m.weight for m in modules.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    taken = {id(weight) for weight in matrices}
+    others = [p for p in modules.parameters() if id(p) not in taken]
+    adamw = torch.optim.AdamW(
+        [{"params": others, "relative_lr": 1}],
+        betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True,
+    )  # fmt: skip
+    return [adamw, Muon(matrices, adamw.defaults["lr"])]

@@ -1,0 +1,244 @@
+"""Comparisons of attributes, R-precision, the controls, and evaluate.py as it is used."""
+
+import json
+import random
+
+import pytest
+import torch
+
+import checkpoint
+import evaluate
+import judges
+import scenes
+from command_line import UserError
+from dataset import CaptionedImages
+
+
+def an_object(shape="circle", colour="red", size="big", place="at the left"):
+    return {"shape": shape, "colour": colour, "size": size, "place": place}
+
+
+def scene(*objects, background="white", named=scenes.NAMEABLE):
+    return {"background": background, "objects": list(objects), "named": ["shape", *named]}
+
+
+STAR = an_object("star", "blue", "small", "at the right")
+
+
+def test_a_scene_agrees_with_itself_in_any_order_of_its_objects():
+    asked = scene(an_object(), STAR)
+    assert set(evaluate.compare(asked, scene(STAR, an_object())).values()) == {1.0}
+
+
+@pytest.mark.parametrize(
+    "kind, value",
+    [("shape", "star"), ("colour", "blue"), ("size", "small"), ("place", "at the top")],
+)
+def test_one_wrong_attribute_is_found_and_spoils_all(kind, value):
+    right = evaluate.compare(scene(an_object()), scene(an_object(**{kind: value})))
+    assert right.pop(kind) == 0 and right.pop("all") == 0
+    assert set(right.values()) == {1.0}
+
+
+def test_a_wrong_background_spoils_all_unless_the_caption_leaves_it_open():
+    seen = scene(an_object(), background="black")
+    assert evaluate.compare(scene(an_object()), seen)["all"] == 0
+    free = scene(an_object(), named=("size", "colour", "place"))
+    assert evaluate.compare(free, seen)["all"] == 1
+
+
+def test_exchanged_colours_are_half_right_at_most():
+    asked = scene(an_object(), STAR)
+    seen = scene(an_object(colour="blue"), STAR | {"colour": "red"})
+    right = evaluate.compare(asked, seen)
+    assert right["colour"] == 0 and right["shape"] == 1 and right["all"] == 0
+
+
+@pytest.mark.parametrize("seen", [[], [an_object(), STAR, STAR | {"place": "at the top"}]])
+def test_objects_missing_or_too_many_spoil_all(seen):
+    right = evaluate.compare(scene(an_object(), STAR), scene(*seen))
+    assert right["number"] == 0 and right["all"] == 0
+
+
+def test_the_reverse_order_is_wrong():
+    named = ("size", "colour", "background", "relation")
+    asked = scene(an_object(), STAR, named=named)
+    exchanged = scene(an_object(place="at the right"), STAR | {"place": "at the left"})
+    elsewhere = scene(an_object(place="at the top left"), STAR | {"place": "at the top right"})
+    assert evaluate.compare(asked, exchanged)["relation"] == 0
+    assert evaluate.compare(asked, elsewhere)["all"] == 1
+
+
+def test_swapped_scenes_come_in_pairs_that_differ_in_places_alone():
+    tests = evaluate.draw_scenes("validation", 4, 0, (2,), evaluate.related)
+    captions, pictures, asked = evaluate.swapped(tests)
+    assert len(captions) == len(pictures) == len(asked) == 8
+    for a, b in zip(asked[::2], asked[1::2], strict=True):
+        places = [[o["place"] for o in x["objects"]] for x in (a, b)]
+        assert places[0] == places[1][::-1]
+    assert captions[0].split(" on a ")[0] != captions[1].split(" on a ")[0]
+    words = [sorted(c.split()) for c in captions[:2]]
+    assert words[0] == words[1] or {"left", "right", "above", "below"} & set(captions[0].split())
+
+
+def test_other_patterns_are_sentences_that_training_never_shows():
+    _, _, asked = evaluate.draw_scenes("validation", 60, 0, (1, 2))
+    captions = evaluate.other_patterns(asked)
+    known = {scenes.compose(0, i, "train")[1] for i in range(2_000)}
+    assert not known & set(captions)
+    for caption, attributes in zip(captions, asked, strict=True):
+        assert attributes["background"] in caption
+        for o in attributes["objects"]:
+            assert all(word in caption for word in o.values())
+
+
+def test_scenes_to_judge_are_never_trained_on():
+    for split in ("validation", "unseen"):
+        for attributes in evaluate.draw_scenes(split, 100, 1, (1, 2))[2]:
+            assert scenes.split_of(attributes) == split
+
+
+def test_right_captions_have_precision_one_and_random_ones_are_at_chance():
+    captions = [f"number {i}" for i in range(400)]
+    rng = torch.Generator().manual_seed(0)
+    similarity = torch.rand(400, 400, generator=rng)
+    words = torch.rand(400, 400, generator=rng)
+    chance = evaluate.r_precision(similarity, captions, words)
+    for values in chance.values():
+        assert values.mean().item() == pytest.approx(1 / evaluate.CANDIDATES, abs=0.02)
+    for values in evaluate.r_precision(similarity + 2 * torch.eye(400), captions, words).values():
+        assert (values == 1).all()
+
+
+def test_the_probability_over_candidates_is_that_of_drawing_them():
+    num, better = 150, 2  # two of the 149 others are closer than the own caption
+    similarity = torch.zeros(num, num).fill_diagonal_(0.5)
+    similarity[0, 1 : 1 + better] = 1
+    captions = [str(i) for i in range(num)]
+    found = evaluate.r_precision(similarity, captions, torch.zeros(num, num))["random"][0].item()
+    rng = random.Random(0)
+    size = evaluate.CANDIDATES - 1
+    draws = [min(rng.sample(range(1, num), size)) > better for _ in range(20_000)]
+    assert found == pytest.approx(sum(draws) / len(draws), abs=0.01)
+
+
+def test_hard_captions_are_those_that_share_most_words(monkeypatch):
+    monkeypatch.setattr(evaluate, "CANDIDATES", 2)
+    captions = ["red big star", "red big circle", "blue moon"]
+    words = evaluate.shared_words(captions, captions)
+    assert words[0].tolist() == pytest.approx([1, 0.5, 0])
+    similarity = torch.tensor([[0.5, 0.9, 0.1], [0.1, 0.5, 0.9], [0.1, 0.2, 0.5]])
+    hard = evaluate.r_precision(similarity, captions, words)["hard"]
+    assert hard.tolist() == [0, 1, 1]  # only the second picture's rival is not the closest
+
+
+def test_another_picture_with_the_same_caption_is_no_rival():
+    captions = ["a star", "a star", "a moon"]
+    similarity = torch.tensor([[0.5, 0.9, 0.1]] * 2 + [[0.1, 0.2, 0.5]])
+    words = evaluate.shared_words(captions, captions)
+    for values in evaluate.r_precision(similarity, captions, words).values():
+        assert values.tolist()[0] == 1
+
+
+def test_copies_of_the_training_pictures_are_flagged_and_new_ones_are_not():
+    training, real, drawn = torch.randint(0, 256, (3, 120, 3, 32, 32), dtype=torch.uint8)
+    numbers, *_ = evaluate.memorisation(training[:50], real, training)
+    assert numbers["looks_copied"] and numbers["memorisation_ratio"][0] < 0.01
+    numbers, _, nearest = evaluate.memorisation(drawn, real, training)
+    assert not numbers["looks_copied"]
+    assert numbers["memorisation_ratio"][0] == pytest.approx(1, abs=0.1)
+
+
+class PaintsWithNoise:
+    """Stands for a model: a flat gray decided by the seed, times `spread`."""
+
+    def __init__(self, spread):
+        self.spread = spread
+
+    def draw(self, prompts, seeds):
+        gray = torch.tensor([self.spread * ((s * 37 % 11) / 11 - 0.5) for s in seeds])
+        return gray[:, None, None, None].expand(-1, 3, 64, 64)
+
+
+@pytest.mark.parametrize("spread, ratio", [(0.0, 0.0), (1.0, 1.0), (2.0, 4.0)])
+def test_diversity_is_the_variance_over_seeds_beside_the_real_one(spread, ratio):
+    real = evaluate.draw(PaintsWithNoise(1.0), [""] * evaluate.SEEDS, list(range(evaluate.SEEDS)))
+    groups = [(f"caption {i}", real) for i in range(4)]
+    numbers = evaluate.diversity(PaintsWithNoise(spread), groups)
+    assert numbers["diversity_pixels"][0] == pytest.approx(ratio, abs=0.05)
+
+
+def test_drawings_do_not_depend_on_how_many_are_drawn_at_once():
+    model = PaintsWithNoise(1.0)
+    seeds = list(range(130))
+    one_by_one = torch.cat([evaluate.draw(model, [""], [s]) for s in seeds])
+    assert torch.equal(evaluate.draw(model, [""] * 130, seeds), one_by_one)
+
+
+@pytest.fixture(scope="module")
+def panel():
+    return judges.read(next(judges.SHIPPED.glob("scenes-*.pth")))
+
+
+def test_the_shipped_recogniser_is_right_on_fresh_real_scenes(panel):
+    for split in ("validation", "unseen"):
+        pictures, _, asked = judges.render_scenes(9, split, 1_024)
+        asked = [a | {"named": ["shape", *scenes.NAMEABLE]} for a in asked]
+        rates = evaluate.attribute_rates(panel.recogniser, pictures, asked)
+        assert rates["all"].mean() >= 0.995
+        rates = evaluate.attribute_rates(panel.recogniser, pictures.roll(1, 0), asked)
+        assert rates["all"].mean() < 0.01
+
+
+def test_the_shipped_dual_encoder_is_good_enough_to_judge(panel):
+    captions, real, asked = evaluate.draw_scenes("validation", 512, 9, (1, 2, 3))
+    evaluation = evaluate.Evaluation(panel.encoder, (captions, real, asked), real)
+    similarity = panel.encoder.similarities(evaluation.features(real)["judge"], evaluation.embedded)
+    words = evaluate.shared_words(captions, captions)
+    assert evaluate.r_precision(similarity, captions, words)["random"].mean() > 0.85
+    shuffled = evaluate.r_precision(similarity.roll(1, 0), captions, words)["random"].mean()
+    assert shuffled < 0.05
+
+
+def test_padding_does_not_change_how_a_caption_is_judged(panel):
+    with torch.no_grad():
+        alone = panel.encoder.embed_captions(["a red star"])
+        beside = panel.encoder.embed_captions(["a red star", "a very " + "long " * 30])
+    assert torch.allclose(alone[0], beside[0], atol=1e-5)
+
+
+def test_judging_without_judges_says_how_to_fit_them(picture_folder):
+    with pytest.raises(UserError, match="--fit-judges"):
+        judges.load(CaptionedImages(picture_folder, show_progress=False))
+
+
+def run_evaluate(folder):
+    weights = str(checkpoint.SHIPPED_WEIGHTS)
+    config = evaluate.EvaluateConfig(model=weights, quick=True, output=str(folder), device="cpu")
+    return evaluate.main(config)
+
+
+def test_quick_evaluation_writes_numbers_beside_their_controls(tmp_path, capsys):
+    result = run_evaluate(tmp_path)
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    assert written["all_attributes"] == pytest.approx(result["all_attributes"], rel=1e-3)
+    names = ["all_attributes", "all_attributes_unseen", "edge_energy", "diversity",
+             "frechet_distance", "frechet_floor"]  # fmt: skip
+    for name in names:
+        value, low, high = written[name]
+        assert low <= value <= high
+    assert {"drawn", "real", "shuffled", "repeated", "retrieved", "about"} <= set(written)
+    rates = {s: written[s]["attributes"]["all_attributes"]["all"][0] for s in evaluate.SYSTEMS}
+    assert rates["real"] > 0.95 > rates["drawn"] > 0.5 > rates["retrieved"]
+    assert rates["shuffled"] < 0.05 and rates["repeated"] < 0.05
+    assert written["retrieved"]["looks_copied"] and not written["drawn"]["looks_copied"]
+    for figure in ("evaluation.png", "sheet.png", "closest.png"):
+        assert (tmp_path / figure).stat().st_size > 10_000
+    assert "all_attributes" in capsys.readouterr().out
+
+
+def test_evaluation_does_not_depend_on_the_time_of_day(tmp_path):
+    first, second = (run_evaluate(tmp_path) for _ in range(2))
+    for result in (first, second):
+        result.pop("about")
+    assert json.dumps(first) == json.dumps(second)

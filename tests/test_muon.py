@@ -1,0 +1,56 @@
+"""Does the optimiser orthogonalise, and does it step as torch's own Muon does?"""
+
+import pytest
+import torch
+from torch import nn
+
+from muon import Muon, make_optimizers, orthogonalise
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 40), (40, 8)])
+def test_orthogonalised_matrices_have_singular_values_near_one(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonalise(matrix))
+    assert values.min() > 0.5 and values.max() < 1.3
+
+
+def test_orthogonalising_keeps_the_singular_vectors():
+    matrix = torch.randn(6, 20, generator=torch.Generator().manual_seed(0))
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    turned = u.T @ orthogonalise(matrix) @ v.T
+    assert (turned - turned.diag().diag()).abs().max() < 0.05 and turned.diag().min() > 0.5
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has no Muon before 2.9")
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6)])
+def test_steps_are_those_of_torch(shape):
+    rng = torch.Generator().manual_seed(0)
+    ours, theirs = (nn.Parameter(torch.ones(shape)) for _ in range(2))
+    mine = Muon([ours], lr=0.02)
+    reference = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.01, momentum=0.95)
+    for _ in range(4):
+        ours.grad = torch.randn(shape, generator=rng)
+        theirs.grad = ours.grad.clone()
+        mine.step()
+        reference.step()
+    assert (ours - 1).abs().max() > 0.01
+    assert torch.allclose(ours, theirs, atol=2e-3)  # bfloat16
+
+
+def test_a_convolution_steps_like_the_matrix_of_its_patches():
+    rng = torch.Generator().manual_seed(0)
+    conv = nn.Parameter(torch.randn(6, 4, 3, 3, generator=rng))
+    matrix = nn.Parameter(conv.detach().permute(0, 2, 3, 1).reshape(6, 36).clone())
+    conv.grad = torch.randn(conv.shape, generator=rng)
+    matrix.grad = conv.grad.permute(0, 2, 3, 1).reshape(6, 36)
+    for p in (conv, matrix):
+        Muon([p], lr=0.1).step()
+    assert torch.equal(conv.permute(0, 2, 3, 1).reshape(6, 36), matrix)
+
+
+def test_every_parameter_has_one_optimizer_and_only_weights_of_layers_get_muon():
+    network = nn.Sequential(nn.Embedding(5, 4), nn.LSTM(4, 4), nn.Linear(4, 3), nn.Conv2d(3, 2, 3))
+    adamw, muon = make_optimizers([network])
+    steered = [p for o in (adamw, muon) for g in o.param_groups for p in g["params"]]
+    assert sorted(map(id, steered)) == sorted(map(id, network.parameters()))
+    assert [p.shape for p in muon.param_groups[0]["params"]] == [(3, 4), (2, 3, 3, 3)]
