@@ -62,7 +62,7 @@ CANDIDATES = 100  # captions that R-precision chooses from
 NUM_DIVERSITY = 128  # captions, each drawn with SEEDS seeds
 SEEDS = 8
 MIN_PICTURES = 16  # held out, for numbers that mean anything
-MAX_TRAINING = 50_000  # training pictures that drawings are compared with
+MAX_TRAINING = {False: 50_000, True: 4_096}  # training pictures to compare with, by --quick
 SYSTEMS = ("drawn", "real", "shuffled", "repeated", "retrieved")
 KINDS = ("shape", "colour", "size", "place")
 
@@ -381,7 +381,7 @@ def test_data(config: EvaluateConfig, model: TextToImageModel) -> tuple:
     dataset = CaptionedImages(config.data or None, image_size=model.config.image_size)
     num, num_groups = NUM_PICTURES[config.quick], NUM_DIVERSITY // (8 if config.quick else 1)
     rng = np.random.default_rng(0)
-    numbers = rng.permutation(len(dataset))[:MAX_TRAINING].tolist()
+    numbers = rng.permutation(len(dataset))[: MAX_TRAINING[config.quick]].tolist()
     pictures, captions = dataset.batch(numbers)
     training = pictures, [c[0] for c in captions]
     if not config.data:
@@ -492,16 +492,20 @@ def print_table(rows: dict) -> None:
         for system, row in rows.items()
     }  # fmt: skip
     names = dict.fromkeys(n for row in flat.values() for n in row if n != "attributes")
-    print(f"{'':32}" + "".join(f"{system:>22}" for system in flat))
+    print(f"{'':32}" + "".join(f"{system:>18}" for system in flat))
     for name in names:
         cells = (cell(row.get(name)) for row in flat.values())
-        print(f"{name:32}" + "".join(f"{c:>22}" for c in cells))
+        print(f"{name:32}" + "".join(f"{c:>18}" for c in cells))
+    print("± half of the 95 % interval")
 
 
 def cell(value) -> str:
+    """A number or [value, low, high] for a terminal."""
     if isinstance(value, list):
-        return f"{value[0]:.3g} ({value[1]:.3g}..{value[2]:.3g})"
-    return "" if value is None else str(value) if isinstance(value, bool) else f"{value:.3g}"
+        return f"{cell(value[0])} ±{cell((value[2] - value[1]) / 2)}"
+    if value is None or isinstance(value, bool):
+        return "" if value is None else str(value)
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3f}"
 
 
 if __name__ == "__main__":

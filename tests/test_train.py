@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import signal
+import types
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import checkpoint
 import dataset
 import train
 from command_line import UserError, parse_flags
-from model import TextToImageModel, to_uint8
+from model import TextToImageModel, from_uint8, to_uint8
 from train import PRESETS, TrainConfig
 
 TINY = {
@@ -339,3 +340,45 @@ def test_a_model_trained_on_cuda_draws_the_same_on_the_cpu(picture_folder):
     torch.testing.assert_close(
         model.cuda().draw(["red and then blue"], [0]).cpu(), on_cpu, atol=1e-3, rtol=0
     )
+
+
+class Paints:
+    """Stands for a model: the pictures of a collection, changed by `change(picture, seed)`."""
+
+    config = types.SimpleNamespace(noise_dim=2)
+
+    def __init__(self, collection, change):
+        pictures, captions = collection.batch(range(len(collection)))
+        self.by_caption = {c[0]: from_uint8(p) for c, p in zip(captions, pictures, strict=True)}
+        self.captions, self.change = list(self.by_caption), change
+
+    def tokenize(self, captions):
+        return torch.tensor([self.captions.index(caption) for caption in captions])
+
+    def __call__(self, tokens, noise):
+        return self.draw([self.captions[i] for i in tokens], [0] * len(tokens))
+
+    def draw(self, captions, seeds):
+        return torch.stack(
+            [self.change(self.by_caption[c], s) for c, s in zip(captions, seeds, strict=True)]
+        )
+
+
+@pytest.mark.parametrize(
+    "change, check",
+    [
+        (lambda p, s: p, lambda m: m["edge_energy"] == pytest.approx(1) and m["sharpness_loss"] == 0
+         and m["text_dependence"] > 5 and m["noise_dependence"] == 0),
+        (lambda p, s: torch.nn.functional.avg_pool2d(p, 5, 1, 2), lambda m: m["edge_energy"] < 0.8),
+        (lambda p, s: torch.full_like(p, 0.1), lambda m: m["text_dependence"] == pytest.approx(1)),
+        (lambda p, s: torch.full_like(p, s % 7 / 7), lambda m: m["noise_dependence"] > 0.5),
+    ],
+)  # fmt: skip
+def test_validation_sees_blur_ignored_captions_and_ignored_seeds(picture_folder, change, check):
+    lines = [json.loads(x) for x in (picture_folder / "metadata.jsonl").read_text().splitlines()]
+    for i, line in enumerate(lines):
+        line["text"] = f"number {i}"
+    (picture_folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    pictures = dataset.CaptionedImages(str(picture_folder), image_size=32, show_progress=False)
+    measured = train.validate(Paints(pictures, change), pictures, "cpu")
+    assert check(measured), measured
