@@ -1,5 +1,7 @@
 """Protects the promise that a fresh clone draws: the shipped file, loaded as the README says."""
 
+import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +68,15 @@ def test_objects_stand_at_their_places_in_their_colours_for_captions_never_train
             found.append((distance < 50).sum() >= 10)
     assert len(found) > 150
     assert np.mean(found) > 0.9
+
+
+def test_the_table_of_the_readme_is_that_of_the_records():
+    table = runpy.run_path(str(ROOT / "benchmarks" / "results_table.py"))["table"]
+    records = [
+        json.loads((ROOT / "results_short" / run / "evaluation.json").read_text())
+        for run in ("shipped", "default_run")
+    ]
+    assert table(*records) in (ROOT / "README.md").read_text()
+    merged = json.loads((ROOT / "results_short" / "evaluation.json").read_text())
+    assert merged == records[0] | {"default_run": records[1]}
+    assert not merged["about"]["quick"] and "dirty" not in merged["about"]["commit"]
