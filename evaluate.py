@@ -6,12 +6,13 @@
 
 Protocol. N = 2,048 held-out pictures (all there are, if fewer), each with its first caption; the
 model draws caption i with seed i; drawings are rounded to whole 0..255 before anything is measured.
-Beside the drawings, the same numbers for:
+Beside the drawings, numbers for (each control must fail what is said of it):
 
     real        the held-out pictures of those captions: floor or ceiling
-    shuffled    the drawings with another picture's caption: alignment must fall to chance
-    repeated    one real picture for all captions: must fail everything but sharpness
-    retrieved   for each caption, the training picture whose caption shares most words with it
+    shuffled    the drawings with another picture's caption: attributes, R-precision
+    repeated    one real picture for all captions: all, but perhaps its own sharpness
+    retrieved   for each caption, the training picture whose caption shares most words with it: all
+                attributes (no training picture has them), memorisation
 
 Frechet and kernel distances, density and coverage are taken from a reference of N other real
 pictures (scenes: held out too; elsewhere: of the training set); the real ones' distance from it is
@@ -19,15 +20,19 @@ the floor, `frechet_floor`. Features are the dual encoder's ("judge") and those 
 was never trained ("random").
 
 Scenes are also read by the attribute recogniser. `all_attributes`: background, number of objects
-and every object's shape, colour, size and place right, for one or two fully named objects;
-`all_attributes_unseen`: the same for pairs of shape and colour that training never shows.
+and every object's shape, colour, size and place right, for one or two fully named objects (N/2
+captions); `all_attributes_unseen`: the same for pairs of shape and colour that training never shows
+(N/2). Three objects, partial captions: N/4; order swaps: N/8 pairs.
 
-R-precision: how often the caption of a picture is closest to it among 100: the other 99 random
-("random"), or those that share most words with it ("hard").
+R-precision: how often the caption of a picture is closest to it among `candidates`, 100 if there
+are so many: the others random ("random"), or those that share most words with it ("hard"). A tie
+is a failure.
 
-`edge_energy`: mean squared gradient, drawings / real. `diversity`: variance over seeds of the
-random features of one caption, drawings / real pictures of that caption. Intervals: 95 %, bootstrap
-over captions; for one model and one set of seeds.
+`edge_energy`: mean squared gradient, drawings / real. `diversity`: variance over 8 seeds of the
+random features of one caption, drawings / real pictures of that caption, for 128 captions (scenes:
+held out; elsewhere: training captions that several pictures share). `looks_copied`: drawings lie
+less than half as far from training pictures as held-out ones do. Intervals: 95 %, bootstrap over
+captions; for one model and one set of seeds.
 """
 
 import json
@@ -55,7 +60,7 @@ from metrics import bootstrap, mean
 from model import TextToImageModel, from_uint8, to_uint8
 from tokenizer import split_words
 
-TEST_SEED = 3_000  # of the scenes that are judged; neither training nor judges see it
+TEST_SEED = 3_000  # of the scenes that are judged
 NUM_PICTURES = {False: 2_048, True: 128}  # by --quick
 NUM_SHEET = 64
 CANDIDATES = 100  # captions that R-precision chooses from
@@ -81,27 +86,45 @@ class EvaluateConfig:
 TestSet = tuple[list[str], Tensor, list[dict]]
 
 
+def fresh_random(stream: int, number: int = 0) -> random.Random:
+    """Random numbers that no scene of training or of the judges is made of."""
+    return random.Random((TEST_SEED << 42) + (stream << 32) + number)
+
+
 def draw_scenes(
-    split: str, num: int, stream: int, num_objects: tuple[int, ...], named=scenes.NAMEABLE
+    split: str,
+    num: int,
+    stream: int,
+    num_objects: tuple[int, ...],
+    named=scenes.NAMEABLE,
+    size: int = judges.SIDE,
 ) -> TestSet:
     """Scenes with captions that tell what `named` says, never trained on; named(attributes, rng)
     may choose, and give () to pass a scene over."""
-    rng, found = random.Random(TEST_SEED + stream), []
+    rng, found = fresh_random(stream), []
     while len(found) < num:
         attributes = scenes.draw_attributes(rng, split, num_objects[len(found) % len(num_objects)])
         told = named(attributes, rng) if callable(named) else named
         if told:
             caption = scenes.describe(attributes, rng, told)
             attributes = attributes | {"named": ["shape", *told]}
-            found.append((caption, scenes.draw(attributes, rng, 64), attributes))
+            found.append((caption, scenes.draw(attributes, rng, size), attributes))
     captions, pictures, attributes = zip(*found, strict=True)
     return list(captions), judges.stack(pictures), list(attributes)
 
 
 def related(attributes: dict, rng: random.Random) -> tuple[str, ...]:
-    """What a caption names that tells how two objects stand to each other, and no places."""
+    """What a caption names that tells how two objects stand to each other, and no places; () where
+    they stand askew, or where training may show them the other way round."""
     beside = scenes.relation(*attributes["objects"])
-    return ("size", "colour", "background", "relation") if beside else ()
+    held_out = scenes.split_of(exchange(attributes)) == "validation"
+    return ("size", "colour", "background", "relation") if beside and held_out else ()
+
+
+def exchange(attributes: dict) -> dict:
+    """The scene with its two objects in each other's places."""
+    a, b = attributes["objects"]
+    return attributes | {"objects": [a | {"place": b["place"]}, b | {"place": a["place"]}]}
 
 
 def partial_names(attributes: dict, rng: random.Random) -> tuple[str, ...]:
@@ -130,22 +153,19 @@ def other_patterns(attributes: list[dict]) -> list[str]:
     return captions
 
 
-def swapped(tests: TestSet) -> TestSet:
+def swapped(tests: TestSet, size: int = judges.SIDE) -> TestSet:
     """Pairs of scenes: each one, and the one with its two objects changed about."""
     captions, pictures, attributes = [], [], []
-    rng = random.Random(TEST_SEED)
+    rng = fresh_random(8)
     for scene in tests[2]:
-        a, b = scene["objects"]
-        places = {"place": b["place"]}, {"place": a["place"]}
-        for objects in ([a, b], [a | places[0], b | places[1]]):
-            turned = scene | {"objects": objects}
-            first, second = objects  # named in this order in both captions
+        for turned in (scene, exchange(scene)):
+            first, second = turned["objects"]  # named in this order in both captions
             noun = "a {size} {colour} {shape}"
             captions.append(
                 f"{noun.format(**first)} {scenes.relation(first, second)} "
                 f"{noun.format(**second)} on a {scene['background']} background"
             )
-            pictures.append(scenes.draw(turned, rng, judges.SIDE))
+            pictures.append(scenes.draw(turned, rng, size))
             attributes.append(turned)
     return captions, judges.stack(pictures), attributes
 
@@ -178,19 +198,21 @@ def attribute_rates(judge, pictures: Tensor, asked: list[dict]) -> dict[str, Ten
     """kind -> how much of it is right in each picture, (N,); see `compare`."""
     seen = [a for part in pictures.split(256) for a in judge.recognise(part)]
     rows = [compare(a, s) for a, s in zip(asked, seen, strict=True)]
-    return {kind: torch.tensor([row[kind] for row in rows if kind in row]) for kind in rows[0]}
+    kinds = dict.fromkeys(kind for row in rows for kind in row)
+    return {kind: torch.tensor([row[kind] for row in rows if kind in row]) for kind in kinds}
 
 
 def shared_words(captions: list[str], others: list[str]) -> Tensor:
     """Words that two captions share, as a share of all words in either: (N, M), 0..1."""
     sets = [[set(split_words(c)) for c in side] for side in (captions, others)]
-    ids = {word: i for i, word in enumerate(sorted(set().union(*sets[0], *sets[1])))}
+    ids = {word: i for i, word in enumerate(sorted(set().union(*sets[0])))}
     a, b = (torch.zeros(len(side), len(ids)) for side in sets)
     for hot, side in zip((a, b), sets, strict=True):
         for row, words in enumerate(side):
-            hot[row, [ids[word] for word in words]] = 1
+            hot[row, [ids[word] for word in words if word in ids]] = 1
+    num_a, num_b = (torch.tensor([len(words) for words in side]) for side in sets)
     both = a @ b.T
-    return both / (a.sum(1)[:, None] + b.sum(1)[None] - both).clamp(min=1)
+    return both / (num_a[:, None] + num_b[None] - both).clamp(min=1)
 
 
 def r_precision(similarity: Tensor, captions: list[str], words: Tensor) -> dict[str, Tensor]:
@@ -261,18 +283,21 @@ class Evaluation:
             numbers[f"kernel_distance_{name}"] = metrics.kernel_distance(x, reference)
             density, coverage = metrics.density_and_coverage(reference, x)
             numbers |= {f"density_{name}": density, f"coverage_{name}": coverage}
-        drawn, real = from_uint8(pictures), from_uint8(self.real)
         for energy in (metrics.edge_energy, metrics.high_frequency_energy):
-            ratio = bootstrap(metrics.ratio_of_means, energy(drawn), energy(real))
-            numbers[energy.__name__] = ratio
-        return numbers
+            drawn, real = (
+                torch.cat([energy(from_uint8(part)) for part in x.split(256)])
+                for x in (pictures, self.real)
+            )
+            numbers[energy.__name__] = bootstrap(metrics.ratio_of_means, drawn, real)
+        return numbers | {"candidates": min(CANDIDATES, len(set(self.captions)))}
 
 
 def draw(model: TextToImageModel, captions: list[str], seeds: list[int]) -> Tensor:
     """Drawings as they are saved, (N, 3, S, S) uint8."""
     batches = range(0, len(captions), 64)
-    drawn = [model.draw(captions[i : i + 64], seeds[i : i + 64]) for i in batches]
-    return to_uint8(torch.cat(drawn)).cpu()
+    return torch.cat(
+        [to_uint8(model.draw(captions[i : i + 64], seeds[i : i + 64])).cpu() for i in batches]
+    )
 
 
 def diversity(model: TextToImageModel, groups: list[tuple[str, Tensor]]) -> dict:
@@ -313,7 +338,9 @@ def memorisation(drawn: Tensor, real: Tensor, training: Tensor) -> tuple[dict, T
     among = torch.cat(parts)
     distance, number = metrics.nearest(metrics.thumbnails(from_uint8(drawn)), among)
     usual, _ = metrics.nearest(metrics.thumbnails(from_uint8(real)), among)
-    ratio = bootstrap(lambda a, b: (a.median() / b.median()).item(), distance, usual)
+    ratio = bootstrap(
+        lambda a, b: a.median().item() / max(b.median().item(), 1e-12), distance, usual
+    )
     return {"memorisation_ratio": ratio, "looks_copied": ratio[2] < 0.5}, distance, number
 
 
@@ -324,13 +351,15 @@ def evaluate_scenes(
     num: int,
 ) -> dict:
     """Rates of right attributes by kind of caption, of the drawings and of the controls."""
-    complete = draw_scenes("validation", num // 2, 2, (1, 2))
+    size = model.config.image_size
+    complete = draw_scenes("validation", num // 2, 2, (1, 2), size=size)
+    pairs = draw_scenes("validation", num // 8, 6, (2,), related)
     rows = {
         "all_attributes": complete,
-        "all_attributes_unseen": draw_scenes("unseen", num // 2, 3, (1, 2)),
-        "three_objects": draw_scenes("validation", num // 4, 4, (3,)),
-        "partial_captions": draw_scenes("validation", num // 4, 5, (1, 2), partial_names),
-        "order_swaps": swapped(draw_scenes("validation", num // 8, 6, (2,), related)),
+        "all_attributes_unseen": draw_scenes("unseen", num // 2, 3, (1, 2), size=size),
+        "three_objects": draw_scenes("validation", num // 4, 4, (3,), size=size),
+        "partial_captions": draw_scenes("validation", num // 4, 5, (1, 2), partial_names, size),
+        "order_swaps": swapped(pairs, size),
         "other_patterns": (other_patterns(complete[2]), *complete[1:]),
     }
     rates: dict[str, dict] = defaultdict(dict)
@@ -358,27 +387,27 @@ def groups_of(dataset: CaptionedImages, num: int) -> list[tuple[str, Tensor]]:
     """Captions that several pictures of a collection share, with those pictures."""
     by_caption = defaultdict(list)
     for i in range(len(dataset)):
-        for caption in dataset.batch([i])[1][0]:
+        for caption in set(dataset.batch([i])[1][0]):
             by_caption[caption].append(i)
     shared = [(c, n[:SEEDS]) for c, n in by_caption.items() if len(n) > 1]
     random.Random(0).shuffle(shared)
-    return [(caption, dataset.batch(numbers)[0]) for caption, numbers in shared[:num]]
+    groups = [(caption, dataset.batch(numbers)[0]) for caption, numbers in shared[:num]]
+    return [(caption, pictures) for caption, pictures in groups if (pictures != pictures[0]).any()]
 
 
-def scene_groups(num: int) -> list[tuple[str, Tensor]]:
+def scene_groups(num: int, size: int) -> list[tuple[str, Tensor]]:
     """Fully told captions of held-out scenes, with SEEDS real pictures of each."""
     groups = []
     for caption, _, scene in zip(*draw_scenes("validation", num, 7, (1, 2, 3)), strict=True):
-        rng = random.Random(TEST_SEED + len(groups))
-        pictures = [scenes.draw(scene, rng, judges.SIDE) for _ in range(SEEDS)]
+        rng = fresh_random(9, len(groups))
+        pictures = [scenes.draw(scene, rng, size) for _ in range(SEEDS)]
         groups.append((caption, judges.stack(pictures)))
     return groups
 
 
-def test_data(config: EvaluateConfig, model: TextToImageModel) -> tuple:
+def test_data(config: EvaluateConfig, dataset: CaptionedImages, size: int) -> tuple:
     """What is held out and what was trained on: test set, reference pictures, training pictures
     and captions (the first of each), groups of real pictures with one caption."""
-    dataset = CaptionedImages(config.data or None, image_size=model.config.image_size)
     num, num_groups = NUM_PICTURES[config.quick], NUM_DIVERSITY // (8 if config.quick else 1)
     rng = np.random.default_rng(0)
     numbers = rng.permutation(len(dataset))[: MAX_TRAINING[config.quick]].tolist()
@@ -386,21 +415,24 @@ def test_data(config: EvaluateConfig, model: TextToImageModel) -> tuple:
     training = pictures, [c[0] for c in captions]
     if not config.data:
         mixed = (1, 1, 1, 2, 2, 2, 2, 3, 3, 3)
-        tests = draw_scenes("validation", num, 0, mixed, scenes.choose_named)
-        reference = draw_scenes("validation", num, 1, mixed, scenes.choose_named)[1]
-        return tests, reference, training, scene_groups(num_groups)
+        tests = draw_scenes("validation", num, 0, mixed, scenes.choose_named, size)
+        reference = draw_scenes("validation", num, 1, mixed, scenes.choose_named, size)[1]
+        return tests, reference, training, scene_groups(num_groups, size)
     held_out = dataset.other_split("validation")
-    if len(held_out) < MIN_PICTURES:
-        raise UserError(f"{config.data} holds out {len(held_out)} pictures: too few to measure")
     chosen = rng.permutation(len(held_out))[:num].tolist()
     real, several = held_out.batch(chosen)
     tests = [c[0] for c in several], real, []
     return tests, training[0][: len(real)], training, groups_of(dataset, num_groups)
 
 
-def evaluate(config: EvaluateConfig, model: TextToImageModel, panel: judges.Judges) -> dict:
+def evaluate(
+    config: EvaluateConfig,
+    model: TextToImageModel,
+    panel: judges.Judges,
+    dataset: CaptionedImages,
+) -> dict:
     """All numbers of a model; writes the sheets beside them."""
-    tests, reference, training, groups = test_data(config, model)
+    tests, reference, training, groups = test_data(config, dataset, model.config.image_size)
     captions, real, _ = tests
     drawn = draw(model, captions, list(range(len(captions))))
     evaluation = Evaluation(panel.encoder, tests, reference)
@@ -413,7 +445,7 @@ def evaluate(config: EvaluateConfig, model: TextToImageModel, panel: judges.Judg
         copies, distance, number = memorisation(systems[name], real, training[0])
         rows[name] |= copies
         if name == "drawn":
-            closest = distance.argsort()[:NUM_SHEET]
+            closest = distance.argsort()[:8]
             save_closest(Path(config.output), drawn, training, closest, number, captions)
     rows["drawn"] |= diversity(model, groups) if groups else {}
     if panel.recogniser:
@@ -435,7 +467,6 @@ def save_closest(
     folder: Path, drawn: Tensor, training: tuple, closest: Tensor, number: Tensor, captions: list
 ) -> None:
     """The drawings that are closest to a training picture, with that picture."""
-    closest = closest[:8]
     rows = {"drawn": drawn[closest], "training": training[0][number[closest]]}
     title = "The drawings that come closest to a training picture, and that picture"
     figures.save_samples(folder / "closest.png", rows, [captions[i] for i in closest], title)
@@ -454,14 +485,32 @@ def headline(rows: dict) -> dict:
     return top
 
 
+def trained_with(path: Path, config: EvaluateConfig) -> dict[str, str]:
+    """How the pictures of a run were resized and fitted; exported weights do not tell.
+
+    Raises UserError where the run was trained on other data than is to be judged.
+    """
+    trained = checkpoint.load(path).get("config", {})
+    if trained and bool(trained["data"]) != bool(config.data):
+        theirs = f"--data {trained['data']}" if trained["data"] else "the built-in scenes"
+        raise UserError(f"{path} was trained on {theirs}; evaluate it on the same data")
+    return {name: trained[name] for name in ("resize", "fit") if name in trained}
+
+
 def main(config: EvaluateConfig) -> dict:
     """Measure, write evaluation.json and the figures, print a table; returns what was written."""
     began, device = time.monotonic(), choose_device(config.device)
     path = find_weights(config.model)
     model = checkpoint.load_model(path).to(device)
-    dataset = CaptionedImages(config.data or None)
-    panel = judges.load(dataset, fit=config.fit_judges)
-    rows = evaluate(config, model, panel)
+    settings = trained_with(path, config)
+    size = model.config.image_size
+    dataset = CaptionedImages(config.data or None, image_size=size, **settings)
+    num_held_out = len(dataset.other_split("validation"))
+    if num_held_out < MIN_PICTURES:
+        raise UserError(f"{config.data} holds out {num_held_out} pictures: too few to measure")
+    at_judges_size = CaptionedImages(config.data or None, image_size=judges.SIDE, **settings)
+    panel = judges.load(at_judges_size, fit=config.fit_judges)
+    rows = evaluate(config, model, panel, dataset)
     about = {"weights": str(path), "judges": panel.fingerprint, "quick": config.quick}
     about |= {"seconds": round(time.monotonic() - began, 1)}
     result = headline(rows) | rows | {"about": provenance(device) | about}

@@ -1,7 +1,7 @@
 """Who judges the drawings? Two networks, trained on real pictures only.
 
-They share nothing with the generator or its losses: other architectures, other seeds, and they
-never see a drawn picture. `evaluate.py --fit-judges` trains them and keeps them by the fingerprint
+They share no weights, architecture or seeds with the generator or its losses, and they never see a
+drawn picture. `evaluate.py --fit-judges` trains them and keeps them by the fingerprint
 of what they were trained on.
 """
 
@@ -216,7 +216,7 @@ class DualEncoder(nn.Module):
 def fit_dual_encoder(dataset: CaptionedImages, num_images: int = 250_000) -> DualEncoder:
     """Train on the training pictures and captions: a picture must find its caption among those of
     the batch, and the caption its picture (InfoNCE, van den Oord et al. 2018)."""
-    batch, rng = 128, torch.Generator().manual_seed(DUAL_ENCODER_SEED)
+    batch, rng = min(128, len(dataset)), torch.Generator().manual_seed(DUAL_ENCODER_SEED)
     steps = num_images // batch
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(DUAL_ENCODER_SEED)

@@ -130,4 +130,4 @@ def mean(values: Tensor) -> float:
 
 def ratio_of_means(drawn: Tensor, real: Tensor) -> float:
     """mean(drawn) / mean(real), for `bootstrap`."""
-    return mean(drawn) / mean(real)
+    return mean(drawn) / max(mean(real), 1e-12)

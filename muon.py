@@ -1,4 +1,4 @@
-"""How does a gradient become a step? Muon for weight matrices, AdamW for everything else.
+"""How does a gradient become a step? Muon for linear layers and convolutions, AdamW for the rest.
 
 Muon (Jordan et al. 2024) replaces the momentum of a matrix by the nearest orthogonal matrix, so
 that every direction is learnt at the same rate, not only those with the largest gradients. Weights
@@ -67,4 +67,4 @@ def make_optimizers(networks: Iterable[nn.Module]) -> list[torch.optim.Optimizer
         [{"params": others, "relative_lr": 1}],
         betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True,
     )  # fmt: skip
-    return [adamw, Muon(matrices, adamw.defaults["lr"])]
+    return [adamw, Muon(matrices, lr=RELATIVE_LR * adamw.defaults["lr"])]

@@ -48,6 +48,7 @@ LOGS_PER_SAMPLE = 10  # lines of metrics.jsonl for each sample sheet
 NUM_VALIDATION = 512  # validation pictures that the validation loss is taken over
 NUM_SAMPLES = 16  # captions of the sample sheets
 DRAW_BATCH = 64
+RESERVED = ("cache", "evaluation", "judges")  # folders of results/ that are no runs
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ class TrainConfig:
             if not 0 <= value < 2**63 or (name in positive and value == 0):
                 least = "more than 0" if name in positive else "0 or more"
                 raise UserError(f"{flag} must be {least}, not {value}")
-        if self.run in (".", "..", "cache") or Path(self.run).name != self.run:
-            raise UserError(f"--run {self.run!r} must be a plain name, and not cache")
+        if self.run in (".", "..", *RESERVED) or Path(self.run).name != self.run:
+            raise UserError(f"--run {self.run!r} must be a plain name, and none of {RESERVED}")
 
     def run_name(self) -> str:
         preset = f"-{self.preset}" if self.preset != "default" else ""

@@ -61,6 +61,9 @@ def main() -> None:
         json.loads((RECORDS / folder / "evaluation.json").read_text())
         for folder in ("shipped", "default_run")
     )
+    about = [record["about"] for record in (shipped, default_run)]
+    if about[0]["judges"] != about[1]["judges"] or any(a["quick"] for a in about):
+        raise SystemExit("error: both evaluations must be full ones by the same judges")
     merged = shipped | {"default_run": default_run}
     (RECORDS / "evaluation.json").write_text(json.dumps(merged, indent=1) + "\n")
     readme = ROOT / "README.md"

@@ -242,3 +242,35 @@ def test_evaluation_does_not_depend_on_the_time_of_day(tmp_path):
     for result in (first, second):
         result.pop("about")
     assert json.dumps(first) == json.dumps(second)
+
+
+def test_weights_trained_on_other_data_are_not_judged(tmp_path):
+    state = {"config": {"data": "birds", "resize": "nearest", "fit": "pad"}}
+    checkpoint.save(state, tmp_path / "checkpoint.pth")
+    config = evaluate.EvaluateConfig(data="birds")
+    settings = evaluate.trained_with(tmp_path / "checkpoint.pth", config)
+    assert settings == {"resize": "nearest", "fit": "pad"}
+    with pytest.raises(UserError, match="was trained on --data birds"):
+        evaluate.trained_with(tmp_path / "checkpoint.pth", evaluate.EvaluateConfig())
+
+
+def test_rates_are_of_all_captions_that_name_an_attribute():
+    class Sees:
+        def recognise(self, pictures):
+            return [scene(an_object())] * len(pictures)
+
+    asked = [scene(an_object(), named=("size",)), scene(an_object(), named=("colour",))]
+    rates = evaluate.attribute_rates(Sees(), torch.zeros(2, 3, 64, 64), asked)
+    assert len(rates["size"]) == len(rates["colour"]) == 1 and len(rates["all"]) == 2
+
+
+def test_a_caption_twice_at_one_picture_or_on_equal_pictures_makes_no_group(picture_folder):
+    lines = [
+        {"file_name": "00.png", "text": ["twice", "twice"]},
+        {"file_name": "01.png", "text": "varied"},
+        {"file_name": "02.png", "text": "varied"},
+        *({"file_name": f"{i:02d}.png", "text": "equal"} for i in (16, 32)),
+    ]
+    (picture_folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    pictures = CaptionedImages(picture_folder, validation_share=0.0, show_progress=False)
+    assert [caption for caption, _ in evaluate.groups_of(pictures, 9)] == ["varied"]
