@@ -135,6 +135,13 @@ def test_zero_augmentation_is_the_default():
     ).abs().max() > 1e-3
 
 
+def test_noise_is_drawn_closer_to_its_mean_than_in_training():
+    model = small_model()
+    noise = torch.randn(1, 16, generator=torch.Generator().manual_seed(3))
+    expected = model(model.tokenize(CAPTIONS[:1]), 0.6 * noise).clamp(-1, 1)
+    torch.testing.assert_close(model.draw(CAPTIONS[:1], [3]), expected)
+
+
 def test_every_pixel_is_a_mixture_of_the_colours_of_layers():
     model = small_model()
     with torch.no_grad():
