@@ -323,7 +323,7 @@ class TextToImageModel(nn.Module):
         """One picture for each pair of prompt and seed -> (B, 3, H, W) float32 in [-1, 1].
 
         A picture depends on (weights, prompt, seed) alone. An empty prompt asks for any picture.
-        Noise is drawn closer to its mean than in training (the truncation trick, Brock et al. 2019).
+        Noise lies closer to its mean than in training (the truncation trick, Brock et al. 2019).
         """
         noise = [
             torch.randn(self.config.noise_dim, generator=torch.Generator().manual_seed(seed))

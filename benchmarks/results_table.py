@@ -32,7 +32,11 @@ SYSTEMS = {
 
 def cell(value: list[float] | None) -> str:
     """[value, low, high] for people."""
-    return "" if value is None else f"{value[0]:.3g} ({value[1]:.3g}..{value[2]:.3g})"
+    if value is None:
+        return ""
+    digits = 3 if abs(value[0]) < 2 else 1
+    number, low, high = (f"{x:.{digits}f}" for x in value)
+    return f"{number} ({low}..{high})" if low < high else number
 
 
 def headline(evaluation: dict, system: str, name: str) -> list[float] | None:
