@@ -34,9 +34,9 @@ def cell(value: list[float] | None) -> str:
     """[value, low, high] for people."""
     if value is None:
         return ""
-    digits = 3 if abs(value[0]) < 2 else 1
+    digits = 3 if abs(value[0]) < 2 else 1 if abs(value[0]) < 100 else 0
     number, low, high = (f"{x:.{digits}f}" for x in value)
-    return f"{number} ({low}..{high})" if low < high else number
+    return number if low == high else f"{number} ({low}..{high})"
 
 
 def headline(evaluation: dict, system: str, name: str) -> list[float] | None:
