@@ -229,8 +229,8 @@ def test_quick_evaluation_writes_numbers_beside_their_controls(tmp_path, capsys)
         assert low <= value <= high
     assert {"drawn", "real", "shuffled", "repeated", "retrieved", "about"} <= set(written)
     rates = {s: written[s]["attributes"]["all_attributes"]["all"][0] for s in evaluate.SYSTEMS}
-    assert rates["real"] > 0.95 > rates["drawn"] > 0.5 > rates["retrieved"]
-    assert rates["shuffled"] < 0.05 and rates["repeated"] < 0.05
+    assert rates["real"] > 0.99 and rates["drawn"] > 0.9
+    assert max(rates[control] for control in ("shuffled", "repeated", "retrieved")) < 0.05
     assert written["retrieved"]["looks_copied"] and not written["drawn"]["looks_copied"]
     for figure in ("evaluation.png", "sheet.png", "closest.png"):
         assert (tmp_path / figure).stat().st_size > 10_000
