@@ -39,20 +39,21 @@ DUAL_ENCODER_SEED = 2_000
 EMBEDDING = 64  # width of the dual encoder's embeddings
 
 
+def stage(in_channels: int, out_channels: int) -> list[nn.Module]:
+    """Half the size: convolution, batch normalisation, ReLU, maximum."""
+    return [
+        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+    ]
+
+
 class AttributeRecogniser(nn.Module):
     """What stands where in a scene of 64 px: a plain convolutional network on a grid of 3x3."""
 
     def __init__(self):
         super().__init__()
-
-        def stage(in_channels: int, out_channels: int) -> list[nn.Module]:
-            return [
-                nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
-                nn.BatchNorm2d(out_channels),
-                nn.ReLU(),
-                nn.MaxPool2d(2),
-            ]
-
         self.body = nn.Sequential(
             *stage(3, 32), *stage(32, 96), *stage(96, 192),
             nn.Conv2d(192, 192, 3, padding=1, bias=False), nn.BatchNorm2d(192), nn.ReLU(),
@@ -173,15 +174,6 @@ class DualEncoder(nn.Module):
     def __init__(self, tokenizer: Tokenizer):
         super().__init__()
         self.tokenizer = tokenizer
-
-        def stage(in_channels: int, out_channels: int) -> list[nn.Module]:
-            return [
-                nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
-                nn.BatchNorm2d(out_channels),
-                nn.ReLU(),
-                nn.MaxPool2d(2),
-            ]
-
         self.pixels = nn.Sequential(
             *stage(3, 32), *stage(32, 64), *stage(64, 128), *stage(128, 192),
             nn.Flatten(), nn.Dropout(0.2), nn.Linear(192 * 4 * 4, EMBEDDING),
