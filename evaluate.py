@@ -488,7 +488,7 @@ def headline(rows: dict) -> dict:
 def trained_with(path: Path, config: EvaluateConfig) -> dict[str, str]:
     """How the pictures of a run were resized and fitted; exported weights do not tell.
 
-    Raises UserError where the run was trained on other data than is to be judged.
+    Raises UserError where a run on a collection is to be judged on the scenes, or the reverse.
     """
     trained = checkpoint.load(path).get("config", {})
     if trained and bool(trained["data"]) != bool(config.data):
