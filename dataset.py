@@ -48,8 +48,9 @@ class CaptionedImages(Dataset):
 
     Args:
         data: a folder, a list of (picture path, caption or captions), or None for the scenes.
-        split: "train" or "validation" (picked by a hash of the path, so that a picture stays where
-            it is when files are added); for the scenes also "unseen".
+        split: "train", "validation" or another that the collection has (scenes: "unseen"). Where
+            it tells nothing of validation, that is picked by a hash of the path, so that a picture
+            stays where it is when files are added.
         image_size: S, in pixels.
         resize: "lanczos", or "nearest" for pixel art.
         fit: "crop" the middle of pictures that are not square, or "pad" them with white.
@@ -58,7 +59,8 @@ class CaptionedImages(Dataset):
         show_progress: draw a bar while the cache is built.
 
     Raises:
-        UserError: no captioned pictures, none of them readable, or the cache cannot be written.
+        UserError: no captioned pictures, none of them readable, no such split, or the cache cannot
+            be written.
     """
 
     def __init__(
@@ -72,10 +74,8 @@ class CaptionedImages(Dataset):
         cache_dir: str | Path = "results/cache",
         show_progress: bool = True,
     ):
-        if split not in scenes.SPLITS or resize not in RESIZE_FILTERS or fit not in FITS:
-            raise ValueError(
-                f"split is one of {scenes.SPLITS}, resize of {tuple(RESIZE_FILTERS)}, fit of {FITS}"
-            )
+        if resize not in RESIZE_FILTERS or fit not in FITS:
+            raise ValueError(f"resize is one of {tuple(RESIZE_FILTERS)}, fit of {FITS}")
         if data is None:
             self.collection = list_scenes()
         elif isinstance(data, (str, Path)):
@@ -87,15 +87,22 @@ class CaptionedImages(Dataset):
             self.collection, (image_size, resize, fit), Path(cache_dir), show_progress
         )  # (N, 3, S, S) uint8, memory-mapped
         self.splits = defaultdict(list)  # split -> numbers of its records
+        told = any(record.split == "validation" for record in self.collection.records)
         for i, record in enumerate(self.collection.records):
             if i in unreadable:
                 self.collection.skipped[unreadable[i]].append(record.path)
-            else:
-                self.splits[record.split or split_of(record.path, validation_share)].append(i)
+                continue
+            part = record.split or "train"
+            if part == "train" and not told:
+                part = split_of(record.path, validation_share)
+            self.splits[part].append(i)
         if not any(self.splits.values()):
             raise UserError(
                 f"none of the pictures in {data} can be read: {self.collection.skipped_line()}"
             )
+        if split not in (*self.splits, "train", "validation"):
+            has = ", ".join(sorted(self.splits))
+            raise UserError(f"{data or 'the scenes'} has no split {split!r}; it has {has}")
         self.indices = self.splits[split]
 
     def __len__(self) -> int:

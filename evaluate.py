@@ -76,6 +76,7 @@ KINDS = ("shape", "colour", "size", "place")
 class EvaluateConfig:
     model: str = setting("", "weights, checkpoint or run; none: the newest run, else the shipped")
     data: str = setting("", "folder of captioned pictures; none: the built-in scenes")
+    split: str = setting("validation", "what to measure on, if the collection has other splits")
     output: str = setting("results/evaluation", "folder for evaluation.json and the figures")
     quick: bool = setting(False, "few pictures: seconds, and wide intervals")
     fit_judges: bool = setting(False, "train the networks that judge, where there are none yet")
@@ -418,7 +419,7 @@ def test_data(config: EvaluateConfig, dataset: CaptionedImages, size: int) -> tu
         tests = draw_scenes("validation", num, 0, mixed, scenes.choose_named, size)
         reference = draw_scenes("validation", num, 1, mixed, scenes.choose_named, size)[1]
         return tests, reference, training, scene_groups(num_groups, size)
-    held_out = dataset.other_split("validation")
+    held_out = dataset.other_split(config.split)
     chosen = rng.permutation(len(held_out))[:num].tolist()
     real, several = held_out.batch(chosen)
     tests = [c[0] for c in several], real, []
@@ -505,13 +506,19 @@ def main(config: EvaluateConfig) -> dict:
     settings = trained_with(path, config)
     size = model.config.image_size
     dataset = CaptionedImages(config.data or None, image_size=size, **settings)
-    num_held_out = len(dataset.other_split("validation"))
+    num_held_out = len(dataset.other_split(config.split))
     if num_held_out < MIN_PICTURES:
-        raise UserError(f"{config.data} holds out {num_held_out} pictures: too few to measure")
+        raise UserError(
+            f"{config.data} holds {num_held_out} pictures of split {config.split!r}: too few to "
+            "measure"
+        )
+    if not config.data and config.split != "validation":
+        raise UserError("the scenes are measured on all their splits at once; leave --split out")
     at_judges_size = CaptionedImages(config.data or None, image_size=judges.SIDE, **settings)
     panel = judges.load(at_judges_size, fit=config.fit_judges)
     rows = evaluate(config, model, panel, dataset)
-    about = {"weights": str(path), "judges": panel.fingerprint, "quick": config.quick}
+    about = {"weights": str(path), "split": config.split, "judges": panel.fingerprint}
+    about |= {"quick": config.quick}
     about |= {"seconds": round(time.monotonic() - began, 1)}
     result = headline(rows) | rows | {"about": provenance(device) | about}
     folder = Path(config.output)

@@ -20,6 +20,8 @@ PICTURE_SUFFIXES = {
     ".pgm", ".tga", ".avif",
 }  # fmt: skip
 CAPTION_COLUMNS = ("text", "caption", "prompt")
+SPLIT_NAMES = {"training": "train", "val": "validation", "valid": "validation", "dev": "validation",
+               "testing": "test"}  # fmt: skip
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 RESIZE_FILTERS = {"lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST}
 FITS = ("crop", "pad")
@@ -29,7 +31,7 @@ FITS = ("crop", "pad")
 class Record:
     path: str  # of the picture, relative to the root of the collection, with forward slashes
     captions: tuple[str, ...]  # at least one, none empty
-    split: str | None = None  # None: decided by a hash of the path
+    split: str | None = None  # train, validation, test, ...; None: decided by a hash of the path
 
 
 @dataclass
@@ -71,12 +73,14 @@ def find_collection(path: str | Path) -> Collection:
 def read_imagefolder(root: Path) -> Collection:
     """Hugging Face imagefolder: metadata.jsonl or metadata.csv, in the folder or one level down.
 
-    Columns: file_name, relative to the folder of the metadata file, and text, caption or prompt: a
-    string or (jsonl) a list of strings. Rows of one file are put together. Cells stay text: a
-    caption "007" or "None" is kept as it is.
+    Columns: file_name, relative to the folder of the metadata file; text, caption or prompt: a
+    string or (jsonl) a list of strings; and, if there, split: train, validation, test or another
+    name, of a picture's first row. Rows of one file are put together. Cells stay text: a caption
+    "007" or "None" is kept as it is.
     """
     collection = Collection(root.resolve().name, "imagefolder", root, [])
     captions: dict[str, list[str]] = {}
+    splits: dict[str, str | None] = {}
     for metadata in _metadata_files(root):
         folder = PurePosixPath(metadata.parent.relative_to(root).as_posix())
         for line, row in _rows(metadata):
@@ -97,7 +101,11 @@ def read_imagefolder(root: Path) -> Collection:
                 collection.skipped["rows without a caption"].append(where)
             else:
                 captions.setdefault(path, []).extend(found)
-    collection.records = [Record(path, tuple(captions[path])) for path in sorted(captions)]
+                split = clean_caption(row.get("split")).lower()
+                splits.setdefault(path, SPLIT_NAMES.get(split, split) or None)
+    collection.records = [
+        Record(path, tuple(captions[path]), splits[path]) for path in sorted(captions)
+    ]
     return collection
 
 

@@ -11,18 +11,20 @@ Shapes, the same letters in every file:
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from flow import NoiseFlow
 from tokenizer import PAD, Tokenizer
 
 IMAGE_SIZES = (32, 64, 128, 256)
 TEXT_ENCODERS = ("lstm", "attention", "both")
-TRUNCATION = 0.6  # of the noise when drawing, where training has 1: right more often, less varied
 NUM_LAYERS = 6  # that a picture is composed of
+SHARPNESS = 2.0  # of the masks when drawing; 1 is the mean of what they leave open
 AUGMENTATION_DIM = 8  # what augment.py tells the generator about each training picture; 0 = nothing
 
 
@@ -190,6 +192,32 @@ class UpsamplingBlock(nn.Module):
         return skip + self.conv2(F.leaky_relu(h, 0.2))  # (B, C', 2H, 2W)
 
 
+def compose(layers: Tensor, sharpness: float = SHARPNESS) -> Tensor:
+    """Put the layers over one another, like paper cut-outs: each pixel is a mixture of them.
+
+    A mask that jumps from 0 to 1 is a sharp edge. Masks reach the full size by pixel shuffle (Shi
+    et al. 2016), so that the costly convolutions stay at half of it; a layer has one colour for
+    four pixels.
+
+    layers: (B, 7, K, H/2, W/2), red, green, blue and the logits of the mask at four sub-pixels;
+    sharpness: factor of the logits; more than 1 chooses where the layers are mixed for doubt.
+    Returns (B, 3, H, W) float32.
+    """
+    colours, masks = layers.split([3, 4], dim=1)  # (B, 3, K, H/2, W/2), (B, 4, K, H/2, W/2)
+    masks = (sharpness * masks).softmax(dim=2)
+    x = (colours[:, :, None] * masks[:, None]).sum(dim=3)  # (B, 3, 4, H/2, W/2)
+    return F.pixel_shuffle(x.flatten(1, 2).float(), 2)  # (B, 3, H, W)
+
+
+class EncodedText(NamedTuple):
+    """What the text encoder makes of a batch of captions."""
+
+    words: Tensor  # (B, L, D)
+    mask: Tensor  # (B, L), True on words
+    caption: Tensor  # (B, D), mean over the words
+    attention: Tensor | None  # (B, N, L, L), of words to words
+
+
 class TextToImageModel(nn.Module):
     """Captions and noise in, pictures out, in one pass. See ModelConfig for the parts.
 
@@ -207,6 +235,7 @@ class TextToImageModel(nn.Module):
         input_dim = config.text_dim + config.noise_dim
         condition_dim = 2 * config.text_dim
         self.text_encoder = TextEncoder(config, len(tokenizer))
+        self.flow = NoiseFlow(config.noise_dim, config.text_dim)
         self.fully_connected = nn.Linear(input_dim, channels[0] * 4 * 4)
         self.condition = nn.Linear(input_dim + AUGMENTATION_DIM, condition_dim)
         self.word_attention = nn.ModuleList(
@@ -243,6 +272,8 @@ class TextToImageModel(nn.Module):
             nn.init.kaiming_normal_(block.skip.weight, nonlinearity="linear")
             block.conv2.weight.mul_(len(self.decoder) ** -0.5)
             block.film.weight.zero_()
+        for coupling in self.flow.couplings:  # latents start as the noise itself
+            coupling.net[-1].weight.zero_()
         # Attention over words starts at nothing: a plain decoder at first.
         for attention in self.word_attention:
             attention.out.weight.zero_()
@@ -259,33 +290,49 @@ class TextToImageModel(nn.Module):
             nn.init.normal_(self.text_encoder.positions)
 
     def forward(
-        self,
-        tokens: Tensor,
-        noise: Tensor,
-        augmentation: Tensor | None = None,
-        return_attention: bool = False,
+        self, tokens: Tensor, noise: Tensor, return_attention: bool = False
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Draw a batch.
 
         Args:
             tokens: (B, L) int64, from `tokenize`.
             noise: (B, Z) float, standard normal.
-            augmentation: (B, A) float, how each training picture was changed; None = not at all
-                (Karras et al. 2022, non-leaking augmentation).
             return_attention: also return a dict of attention weights: "self" (B, N, L, L),
                 "words_4x4" (B, N, 16, L) and "words_8x8" (B, N, 64, L), as far as configured.
 
         Returns:
             pictures (B, 3, H, W) float32, about -1..1; not clamped, since a clamp has no gradient.
         """
-        weights = {}
-
-        # Text: in float32 also under autocast; it is small and the rest depends on it.
+        text = self.encode(tokens)
         with torch.autocast(tokens.device.type, enabled=False):
-            words, mask, weights["self"] = self.text_encoder(tokens)  # (B, L, D)
+            latent = self.flow(noise, text.caption)
+        layers, weights = self.decode(text, latent)
+        pictures = compose(layers)
+        return (pictures, weights) if return_attention else pictures
+
+    def encode(self, tokens: Tensor) -> EncodedText:
+        """tokens (B, L) -> text; in float32 also under autocast, since it is small and the rest
+        depends on it."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            words, mask, attention = self.text_encoder(tokens)  # (B, L, D)
             share = mask / mask.sum(dim=1, keepdim=True)  # (B, L)
-            caption = (words * share[:, :, None]).sum(dim=1)  # (B, D) mean over the words
-            inputs = torch.cat([caption, noise], dim=1)  # (B, D + Z)
+            return EncodedText(words, mask, (words * share[:, :, None]).sum(dim=1), attention)
+
+    def decode(
+        self, text: EncodedText, latent: Tensor, augmentation: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Draw what the text says and the latent (B, Z) adds, in layers.
+
+        augmentation: (B, A) float, how each training picture was changed; None = not at all
+        (Karras et al. 2022, non-leaking augmentation).
+
+        Returns:
+            layers (B, 7, K, H/2, W/2), for `compose`, and attention weights, as `forward` does.
+        """
+        words, mask, caption, attention = text
+        weights = {} if attention is None else {"self": attention}
+        with torch.autocast(words.device.type, enabled=False):
+            inputs = torch.cat([caption, latent], dim=1)  # (B, D + Z)
             if augmentation is None:
                 augmentation = inputs.new_zeros(len(inputs), AUGMENTATION_DIM)
             condition = F.silu(self.condition(torch.cat([inputs, augmentation], dim=1)))
@@ -300,16 +347,15 @@ class TextToImageModel(nn.Module):
             if block is not None:
                 x = block(x, condition)  # (B, C', 2H, 2W)
 
-        # Picture: each pixel mixes layers, like paper cut-outs; a mask that jumps from 0 to 1 is a
-        # sharp edge. Masks reach the full size by pixel shuffle (Shi et al. 2016), so that the
-        # costly convolutions stay at half of it; a layer has one colour for four pixels.
         layers = self.to_layers(F.leaky_relu(x, 0.2)).unflatten(1, (-1, NUM_LAYERS))
-        colours, masks = layers.split([3, 4], dim=1)  # (B, 3, K, H/2, W/2), (B, 4, K, H/2, W/2)
-        x = (colours[:, :, None] * masks.softmax(dim=2)[:, None]).sum(dim=3)  # (B, 3, 4, H/2, W/2)
-        x = F.pixel_shuffle(x.flatten(1, 2).float(), 2)  # (B, 3, H, W)
-        if not return_attention:
-            return x
-        return x, {name: weight for name, weight in weights.items() if weight is not None}
+        return layers, weights
+
+    @torch.no_grad()
+    def guess(self, tokens: Tensor, augmentation: Tensor | None = None) -> Tensor:
+        """The drawing without a latent, masks not sharpened: (B, 3, H, W), not clamped. It is near
+        the mean of the pictures with that caption."""
+        latent = torch.zeros(len(tokens), self.config.noise_dim, device=tokens.device)
+        return compose(self.decode(self.encode(tokens), latent, augmentation)[0], sharpness=1)
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
         """Captions -> tokens (B, L) int64 on the device of the model, padded at the end."""
@@ -323,14 +369,13 @@ class TextToImageModel(nn.Module):
         """One picture for each pair of prompt and seed -> (B, 3, H, W) float32 in [-1, 1].
 
         A picture depends on (weights, prompt, seed) alone. An empty prompt asks for any picture.
-        Noise lies closer to its mean than in training (the truncation trick, Brock et al. 2019).
         """
         noise = [
             torch.randn(self.config.noise_dim, generator=torch.Generator().manual_seed(seed))
             for seed in seeds
         ]  # drawn on the CPU, so that a seed means the same on every device
         tokens = self.tokenize(prompts)
-        return self(tokens, TRUNCATION * torch.stack(noise).to(tokens.device)).clamp(-1, 1)
+        return self(tokens, torch.stack(noise).to(tokens.device)).clamp(-1, 1)
 
     def generate(
         self, prompts: str | Sequence[str], seed: int = 0, n: int = 1, batch_size: int = 32

@@ -33,7 +33,15 @@ from latent import LatentEncoder
 from layouts import FITS, RESIZE_FILTERS
 from losses import kl_divergence, regression_loss, sliced_wasserstein_loss
 from metrics import edge_energy
-from model import IMAGE_SIZES, TEXT_ENCODERS, ModelConfig, TextToImageModel, from_uint8, to_uint8
+from model import (
+    IMAGE_SIZES,
+    TEXT_ENCODERS,
+    ModelConfig,
+    TextToImageModel,
+    compose,
+    from_uint8,
+    to_uint8,
+)
 from muon import make_optimizers
 from tokenizer import PAD, START, UNKNOWN, Tokenizer, split_words
 
@@ -44,6 +52,8 @@ EMA_SHARE = 0.05  # half-life of the averaged weights, as a share of the images 
 # Shares of the run over which the other two terms are ramped in, once content and place are learnt.
 LATENT_RAMP = (0.5, 0.6)
 SHARPEN_RAMP = (0.55, 0.8)
+NOISES = 4  # R, latents of each picture that the flow is fitted to
+FLOW_WEIGHT = 0.01  # felt by the gradient clip alone, as no other loss reaches the flow
 LOGS_PER_SAMPLE = 10  # lines of metrics.jsonl for each sample sheet
 NUM_VALIDATION = 512  # validation pictures that the validation loss is taken over
 NUM_SAMPLES = 16  # captions of the sample sheets
@@ -184,8 +194,7 @@ def validate(model: TextToImageModel, dataset: CaptionedImages, device: str) -> 
         pictures, captions = dataset.batch(numbers)
         real, first = from_uint8(pictures).to(device), [c[0] for c in captions]
         tokens, filters = model.tokenize(first), generator_for(0, 3, start)
-        noiseless = torch.zeros(len(tokens), model.config.noise_dim, device=device)
-        guess = model(tokens, noiseless).clamp(-1, 1)
+        guess = model.guess(tokens).clamp(-1, 1)
         drawn, again = (model.draw(first, [n + seed for n in numbers]) for seed in (0, num))
         for name, value in {
             "regression_loss": regression_loss(guess, real),
@@ -315,7 +324,7 @@ def training_batch(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What the step at this clock sees; it depends on (seed, clock) alone.
 
-    Returns real (B, 3, H, W) float32, tokens (B, L), noise (B, Z), augmentation (B, A).
+    Returns real (B, 3, H, W) float32, tokens (B, L), noise (R, B, Z), augmentation (B, A).
     """
     device = model.to_layers.weight.device
     rng = generator_for(config.seed, 1, clock)
@@ -326,7 +335,7 @@ def training_batch(
     which = torch.rand(size, generator=rng).tolist()
     chosen = [c[int(u * len(c))] for c, u in zip(captions, which, strict=True)]
     tokens = hide_words(model.tokenize(chosen).cpu(), config, rng).to(device)
-    noise = torch.randn(size, config.noise_dim, generator=rng).to(device)
+    noise = torch.randn(NOISES, size, config.noise_dim, generator=rng).to(device)
     on_device = generator_for(config.seed, 2, clock, device)
     real, changes = augment(pictures.to(device), config.augment, config.flip, on_device)
     return real, tokens, noise, changes
@@ -391,21 +400,27 @@ def main(config: TrainConfig) -> Path:
             latent = ramp(config, clock, start, LATENT_RAMP) if config.noise_dim else 0
             sharpen = ramp(config, clock, start, SHARPEN_RAMP) if config.sharpen else 0
             with torch.autocast(device, torch.bfloat16, enabled=precision == torch.bfloat16):
+                text = model.encode(tokens)
                 if latent > 0:  # noise that tells what the caption leaves open
-                    with torch.no_grad():
-                        guess = ema(tokens, torch.zeros_like(noise), changes)
-                    mean, log_std = encoder(real, guess)
-                    noise = mean + log_std.exp() * noise
+                    mean, log_std = encoder(real, ema.guess(tokens, changes))
+                    noise = mean + log_std.exp() * noise  # (R, B, Z)
                     losses["latent_loss"] = kl_divergence(mean, log_std)
-                drawn = model(tokens, noise, changes)  # (B, 3, H, W)
+                layers, _ = model.decode(text, noise[0], changes)
+                drawn, sharp = compose(layers, sharpness=1), compose(layers)  # (B, 3, H, W)
+            if latent > 0:
+                captions = text.caption.detach().expand(len(noise), -1, -1)  # (R, B, D)
+                losses["flow_loss"] = model.flow.negative_log_likelihood(
+                    noise.detach().flatten(0, 1), captions.flatten(0, 1)
+                )
             losses["regression_loss"] = regression_loss(drawn, real)
             if sharpen > 0:
                 filters = generator_for(config.seed, 3, clock)
-                losses["sharpness_loss"] = sliced_wasserstein_loss(drawn, real, filters)
+                losses["sharpness_loss"] = sliced_wasserstein_loss(sharp, real, filters)
             total = (
                 losses["regression_loss"]
                 + config.latent * latent * losses.get("latent_loss", 0)
                 + config.sharpen * sharpen * losses.get("sharpness_loss", 0)
+                + FLOW_WEIGHT * losses.get("flow_loss", 0)
             )
 
             # Update

@@ -145,7 +145,7 @@ def test_many_pictures_decoded_side_by_side_keep_their_order(tmp_path):
         assert np.array_equal(upright(picture), pixels(SIZE, SIZE, 3, seed=int(Path(path).stem)))
 
 
-@pytest.mark.parametrize("wrong", [{"split": "test"}, {"resize": "cubic"}, {"fit": "stretch"}])
+@pytest.mark.parametrize("wrong", [{"resize": "cubic"}, {"fit": "stretch"}])
 def test_settings_that_do_not_exist_are_refused(tmp_path, wrong):
     with pytest.raises(ValueError, match="is one of"):
         read(make_folder(tmp_path / "birds"), tmp_path / "cache", **wrong)
@@ -220,6 +220,30 @@ def test_a_file_name_that_is_not_utf8_is_no_obstacle(tmp_path):
     (folder / f"broken{name}.txt").write_text("a bird")
     train = read(folder, tmp_path / "cache", validation_share=0.5)
     assert train.captions() + train.other_split("validation").captions() == ["a bird"]
+
+
+def test_a_split_that_the_collection_tells_is_kept(tmp_path):
+    folder = make_folder(tmp_path / "birds", 40)
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    names = ["train", "val", "Test", "train"] * 10
+    told = [row | {"split": name} for row, name in zip(rows, names, strict=True)]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
+    for split, name in (("train", "train"), ("validation", "val"), ("test", "Test")):
+        expected = {row["file_name"] for row in told if row["split"] == name}
+        data = read(folder, tmp_path, split)
+        assert {data[i][2] for i in range(len(data))} == expected
+    with pytest.raises(UserError, match="no split 'unseen'; it has test, train, validation"):
+        read(folder, tmp_path, "unseen")
+
+
+def test_validation_is_taken_from_training_where_only_the_test_is_told(tmp_path):
+    folder = make_folder(tmp_path / "birds", 40)
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    told = [row | {"split": "test" if i < 10 else "train"} for i, row in enumerate(rows)]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
+    train = read(folder, tmp_path, validation_share=0.5)
+    sizes = [len(train.other_split(split)) for split in ("train", "validation", "test")]
+    assert sum(sizes) == 40 and sizes[2] == 10 and min(sizes) > 0
     train.summary().encode()  # it can be printed
 
 

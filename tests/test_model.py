@@ -1,6 +1,7 @@
 """Protects the model: what decides a picture, what does not, and the file contract."""
 
 import io
+import math
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from model import (
     MultiHeadSelfAttention,
     TextToImageModel,
     attend,
+    compose,
     from_uint8,
     to_uint8,
 )
@@ -28,8 +30,9 @@ def small_model(seed: int = 0, **settings) -> TextToImageModel:
     torch.manual_seed(seed)
     small = {"image_size": 32, "text_dim": 32, "noise_dim": 16, "channels": (16, 16, 8)}
     model = TextToImageModel(ModelConfig(**(small | settings)), TOKENIZER)
-    for parameter in model.parameters():  # so that nothing is switched off by its initialisation
-        parameter.data += 0.05 * torch.randn_like(parameter)
+    for name, parameter in model.named_parameters():  # so that none of them starts at nothing
+        scale = 0.01 if name.startswith("flow") else 0.05  # latents of about the size of the noise
+        parameter.data += scale * torch.randn_like(parameter)
     with torch.no_grad():
         model.text_encoder.embedding.weight[PAD] = 0
     return model.eval()
@@ -76,8 +79,10 @@ def test_without_noise_every_seed_gives_the_same_picture():
 @pytest.mark.parametrize("text_encoder", ["lstm", "attention", "both"])
 def test_gradient_reaches_every_parameter(text_encoder):
     model = small_model(text_encoder=text_encoder)
-    model(
-        model.tokenize(CAPTIONS), torch.randn(4, 16), torch.randn(4, AUGMENTATION_DIM)
+    text = model.encode(model.tokenize(CAPTIONS))
+    latent = model.flow(torch.randn(4, 16), text.caption)
+    compose(
+        model.decode(text, latent, torch.randn(4, AUGMENTATION_DIM))[0]
     ).square().sum().backward()
     without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
@@ -126,20 +131,37 @@ def test_attention_weights_come_only_when_asked_for_and_change_nothing():
 
 def test_zero_augmentation_is_the_default():
     model = small_model()
-    tokens, noise = model.tokenize(CAPTIONS), torch.randn(4, 16)
-    torch.testing.assert_close(
-        model(tokens, noise, torch.zeros(4, AUGMENTATION_DIM)), model(tokens, noise)
-    )
-    assert (
-        model(tokens, noise, torch.ones(4, AUGMENTATION_DIM)) - model(tokens, noise)
-    ).abs().max() > 1e-3
+    text, latent = model.encode(model.tokenize(CAPTIONS)), torch.randn(4, 16)
+    layers, _ = model.decode(text, latent)
+    unchanged, _ = model.decode(text, latent, torch.zeros(4, AUGMENTATION_DIM))
+    changed, _ = model.decode(text, latent, torch.ones(4, AUGMENTATION_DIM))
+    torch.testing.assert_close(layers, unchanged)
+    assert (layers - changed).abs().max() > 1e-3
 
 
-def test_noise_is_drawn_closer_to_its_mean_than_in_training():
+def test_noise_becomes_a_latent_in_the_flow():
     model = small_model()
+    with torch.no_grad():
+        model.flow.couplings[0].net[-1].bias.fill_(0.3)
     noise = torch.randn(1, 16, generator=torch.Generator().manual_seed(3))
-    expected = model(model.tokenize(CAPTIONS[:1]), 0.6 * noise).clamp(-1, 1)
+    text = model.encode(model.tokenize(CAPTIONS[:1]))
+    latent = model.flow(noise, text.caption)
+    assert not torch.allclose(latent, noise)
+    expected = compose(model.decode(text, latent)[0]).clamp(-1, 1)
     torch.testing.assert_close(model.draw(CAPTIONS[:1], [3]), expected)
+
+
+def test_sharp_masks_choose_the_layer_that_soft_ones_lean_to():
+    layers = torch.zeros(1, 7, NUM_LAYERS, 4, 4)
+    layers[:, :3, 0], layers[:, :3, 1] = 1, -1  # a white and a black layer, the others gray
+    layers[:, 3:, :2] = 10  # both of them, and nothing else
+    layers[:, 3:, 0, 1] += 1  # the second row leans to white
+    soft, sharp = compose(layers, sharpness=1), compose(layers, sharpness=4)
+    torch.testing.assert_close(soft[:, :, :2], torch.zeros(1, 3, 2, 8), atol=1e-3, rtol=0)
+    torch.testing.assert_close(sharp[:, :, :2], torch.zeros(1, 3, 2, 8), atol=1e-3, rtol=0)
+    expected = torch.full((1, 3, 2, 8), math.tanh(0.5))  # softmax of two is a tanh
+    torch.testing.assert_close(soft[:, :, 2:4], expected, atol=1e-3, rtol=0)
+    assert (sharp[:, :, 2:4] > 0.96).all()
 
 
 def test_every_pixel_is_a_mixture_of_the_colours_of_layers():

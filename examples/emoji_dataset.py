@@ -1,0 +1,113 @@
+"""7,500 captioned emoji in two styles, from public npm packages, as a folder to train on.
+
+    npm pack emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 emojibase-data@17.0.0
+    python examples/emoji_dataset.py . emoji
+    python train.py --data emoji
+
+Without npm, download the three archives from https://registry.npmjs.org, e.g.
+https://registry.npmjs.org/emojibase-data/-/emojibase-data-17.0.0.tgz. They are read in place.
+
+Splits. Of every twelfth emoji one style is held out ("validation"): its twin in the other style is
+trained on, and so are its words, only the combination is new. Another twelfth, with all its skin
+tones, is held out in both styles ("test"): most words of these are new.
+"""
+
+import argparse
+import json
+import sys
+import tarfile
+import zlib
+from pathlib import Path
+
+STYLES = {"noto": "emoji-datasource-google", "twemoji": "emoji-datasource-twitter"}
+NAMES = "emojibase-data"
+SKIN_TONES = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"}
+LICENSES = """\
+Captioned emoji, 64 x 64 PNG, made by examples/emoji_dataset.py from npm packages.
+noto/     Noto Emoji, Copyright Google, Apache License 2.0 (emoji-datasource-google)
+twemoji/  Twemoji, Copyright Twitter and contributors, CC-BY 4.0 (emoji-datasource-twitter)
+Captions: Unicode CLDR names and keywords, Unicode License (emojibase-data, MIT)
+"""
+
+
+def find_package(folder: Path, name: str) -> Path:
+    found = sorted(folder.glob(f"{name}-[0-9]*.tgz"))
+    if not found:
+        sys.exit(f"there is no {name}-*.tgz in {folder}; download it with: npm pack {name}")
+    return found[-1]
+
+
+def read_names(package: Path) -> dict[str, tuple[str, list[str]]]:
+    """Code points, without variation selectors -> name and keywords."""
+    with tarfile.open(package) as archive:
+        emoji = json.load(archive.extractfile("package/en/data.json"))
+    return {
+        key(variant["hexcode"]): (
+            variant["label"].replace(":", ","),
+            variant.get("tags") or entry.get("tags") or [],
+        )
+        for entry in emoji
+        for variant in [entry, *entry.get("skins", [])]
+    }
+
+
+def key(code_points: str) -> str:
+    """1F44D-FE0F -> 1f44d: packages differ in where they write the variation selector fe0f."""
+    return "-".join(c for c in code_points.lower().split("-") if c != "fe0f")
+
+
+def split_of(code_points: str, style: str) -> str:
+    without_tones = "-".join(c for c in code_points.split("-") if c not in SKIN_TONES)
+    if zlib.crc32(without_tones.encode()) % 12 == 0:
+        return "test"
+    number = zlib.crc32(code_points.encode()) // 12
+    held_out = list(STYLES)[number // 12 % 2]
+    return "validation" if number % 12 == 0 and style == held_out else "train"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("packages", type=Path, help="folder with the three .tgz archives")
+    parser.add_argument("out", type=Path, help="folder to make; must not exist yet")
+    args = parser.parse_args()
+    archives = {style: find_package(args.packages, name) for style, name in STYLES.items()}
+    names = read_names(find_package(args.packages, NAMES))
+    if args.out.exists():
+        sys.exit(f"{args.out} exists already; remove it, or choose another name")
+
+    pictures: dict[str, dict[str, tuple[str, bytes]]] = {}  # style -> key -> file name and PNG
+    for style, package in archives.items():
+        pictures[style] = {}
+        with tarfile.open(package) as archive:
+            for member in archive:
+                path = Path(member.name)
+                if path.suffix == ".png" and path.parent.name == "64" and key(path.stem) in names:
+                    png = archive.extractfile(member).read()
+                    pictures[style][key(path.stem)] = f"{style}/{path.name}", png
+    both = sorted(set.intersection(*(set(found) for found in pictures.values())))
+
+    lines = []
+    for style in STYLES:
+        (args.out / style).mkdir(parents=True)
+        for code_points in both:
+            file_name, png = pictures[style][code_points]
+            (args.out / file_name).write_bytes(png)
+            name, keywords = names[code_points]
+            captions = [f"{name}, {style} style"]
+            if keywords:
+                captions.append(f"{name} ({', '.join(keywords)}), {style} style")
+            split = split_of(code_points, style)
+            lines.append({"file_name": file_name, "text": captions, "split": split})
+    (args.out / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (args.out / "LICENSES.txt").write_text(LICENSES)
+    held_out = [sum(line["split"] == split for line in lines) for split in ("validation", "test")]
+    print(
+        f"{len(lines):,} pictures in {args.out}; held out: {held_out[0]} combinations "
+        f"(validation), {held_out[1]} whole emoji (test)"
+    )
+
+
+if __name__ == "__main__":
+    main()
