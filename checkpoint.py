@@ -53,9 +53,11 @@ def build_model(weights: dict, path: Path) -> TextToImageModel:
 
 
 def load_model(path: Path) -> TextToImageModel:
-    """The model of an exported file, or of a training checkpoint (its EMA weights), for drawing."""
+    """The model of an exported file, or of a training checkpoint (the best of its EMA weights, else
+    the last), for drawing."""
     state = load(path)
-    return build_model(state.get("ema", state), path).eval()
+    weights = state["best"]["weights"] if state.get("best") else state.get("ema", state)
+    return build_model(weights, path).eval()
 
 
 def progress(path: Path) -> str:

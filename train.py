@@ -7,6 +7,7 @@
 Everything is left in results/<run>/. Repeat the command to resume; see README.md.
 """
 
+import copy
 import json
 import math
 import signal
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +33,14 @@ from command_line import UserError, choose_device, provenance, run, setting
 from dataset import CaptionedImages
 from latent import LatentEncoder
 from layouts import FITS, RESIZE_FILTERS
-from losses import kl_divergence, regression_loss, sliced_wasserstein_loss
-from metrics import edge_energy
+from losses import colour_loss, kl_divergence, regression_loss, sliced_wasserstein_loss
+from metrics import validate
 from model import (
     IMAGE_SIZES,
     TEXT_ENCODERS,
     ModelConfig,
     TextToImageModel,
     compose,
-    from_uint8,
     to_uint8,
 )
 from muon import make_optimizers
@@ -50,14 +51,13 @@ FINAL_LR = 0.03  # share of the learning rate that the cosine ends on
 GRADIENT_CLIP = 1.0  # largest norm of the gradient
 EMA_SHARE = 0.05  # half-life of the averaged weights, as a share of the images seen so far
 # Shares of the run over which the other two terms are ramped in, once content and place are learnt.
-LATENT_RAMP = (0.5, 0.6)
-SHARPEN_RAMP = (0.55, 0.8)
+LATENT_RAMP = (0.6, 0.7)
+SHARPEN_RAMP = (0.6, 0.8)
 NOISES = 4  # R, latents of each picture that the flow is fitted to
+OVERFIT = 1.05  # energy score on held-out pictures, in its lowest so far, where training warns
 FLOW_WEIGHT = 0.01  # felt by the gradient clip alone, as no other loss reaches the flow
 LOGS_PER_SAMPLE = 10  # lines of metrics.jsonl for each sample sheet
-NUM_VALIDATION = 512  # validation pictures that the validation loss is taken over
 NUM_SAMPLES = 16  # captions of the sample sheets
-DRAW_BATCH = 64
 RESERVED = ("cache", "evaluation", "judges")  # folders of results/ that are no runs
 
 
@@ -177,44 +177,6 @@ def update_ema(ema: nn.Module, model: nn.Module, clock: int, batch_size: int) ->
     torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
 
 
-@torch.no_grad()
-def validate(model: TextToImageModel, dataset: CaptionedImages, device: str) -> dict[str, float]:
-    """Averages over validation pictures, their first captions and fixed noise, of drawings as they
-    are shown, clamped to -1..1.
-
-    regression_loss: without noise, since a drawing may well differ from the picture held out;
-    sharpness_loss: with noise; edge_energy: drawn / real; text_dependence: regression_loss with
-    another picture's caption / with its own (1: captions are ignored); noise_dependence: share of
-    the drawings' variance that changes with the seed (0: seeds are ignored).
-    """
-    num = min(NUM_VALIDATION, len(dataset))
-    totals: dict[str, float] = {}
-    for start in range(0, num, DRAW_BATCH):
-        numbers = list(range(start, min(start + DRAW_BATCH, num)))
-        pictures, captions = dataset.batch(numbers)
-        real, first = from_uint8(pictures).to(device), [c[0] for c in captions]
-        tokens, filters = model.tokenize(first), generator_for(0, 3, start)
-        guess = model.guess(tokens).clamp(-1, 1)
-        drawn, again = (model.draw(first, [n + seed for n in numbers]) for seed in (0, num))
-        for name, value in {
-            "regression_loss": regression_loss(guess, real),
-            "sharpness_loss": sliced_wasserstein_loss(drawn, real, filters),
-            "wrong captions": regression_loss(guess.roll(1, 0), real),
-            "drawn edges": edge_energy(drawn).mean(),
-            "real edges": edge_energy(real).mean(),
-            "over seeds": (drawn - again).square().mean() / 2,
-            "variance": torch.cat([drawn, again]).var(dim=0).mean(),
-        }.items():
-            totals[name] = totals.get(name, 0.0) + value.item() * len(numbers) / num
-    return {
-        "regression_loss": totals["regression_loss"],
-        "sharpness_loss": totals["sharpness_loss"],
-        "edge_energy": totals["drawn edges"] / max(totals["real edges"], 1e-12),
-        "text_dependence": totals["wrong captions"] / totals["regression_loss"],
-        "noise_dependence": totals["over seeds"] / max(totals["variance"], 1e-12),
-    }
-
-
 def save_samples(path: Path, model: TextToImageModel, dataset: CaptionedImages, title: str) -> None:
     """Pictures never trained on, spread evenly over the validation set; nothing is picked."""
     num = min(NUM_SAMPLES, len(dataset))
@@ -275,6 +237,7 @@ def new_state(config: TrainConfig, captions: list[str]) -> dict:
         "ema": weights,
         "encoder": encoder,
         "optimizers": None,
+        "best": None,  # EMA weights with the lowest energy score once all terms count fully
     }
 
 
@@ -359,7 +322,7 @@ def main(config: TrainConfig) -> Path:
     dataset, validation = open_data(config)
     state = state or new_state(config, dataset.captions())
     clock, start = state["images_seen"], state["start"]
-    sums, metrics = state["sums"], state["metrics"]
+    sums, metrics, best = state["sums"], state["metrics"], state["best"]
     end = min(config.images, config.stop_after or config.images)
     if clock >= end:
         raise UserError(f"--stop-after {config.stop_after} lies behind: {clock:,} images are seen")
@@ -416,10 +379,12 @@ def main(config: TrainConfig) -> Path:
             if sharpen > 0:
                 filters = generator_for(config.seed, 3, clock)
                 losses["sharpness_loss"] = sliced_wasserstein_loss(sharp, real, filters)
+                losses["colour_loss"] = colour_loss(sharp, real)
             total = (
                 losses["regression_loss"]
                 + config.latent * latent * losses.get("latent_loss", 0)
                 + config.sharpen * sharpen * losses.get("sharpness_loss", 0)
+                + config.sharpen * sharpen * losses.get("colour_loss", 0)
                 + FLOW_WEIGHT * losses.get("flow_loss", 0)
             )
 
@@ -459,17 +424,35 @@ def main(config: TrainConfig) -> Path:
             # Validation, samples, checkpoint
             due = finished or passed(before, clock, config.sample_every)
             if due:
-                log("validation", validate(ema, validation, device))
+                measured = validate(ema, validation, device)
+                log("validation", measured)
+                score = measured["energy_score"]
+                lowest = min(
+                    (m for m in metrics if "energy_score" in m), key=itemgetter("energy_score")
+                )
+                if score > OVERFIT * lowest["energy_score"]:
+                    bar.write(
+                        f"{clock:,} images: overfitting, held-out captions were drawn better after "
+                        f"{lowest['images']:,} (energy score {lowest['energy_score']:.4f}, now "
+                        f"{score:.4f}); take more pictures, more --augment or fewer --images"
+                    )
+                settled = ramp(config, clock, start, SHARPEN_RAMP) == 1
+                if settled and (best is None or score <= best["energy_score"]):
+                    weights = copy.deepcopy(ema.state_dict())
+                    best = {"images": clock, "energy_score": score, "weights": weights}
                 title = f"{folder.name}: {clock:,} images seen; pictures held out, none picked"
                 save_samples(folder / f"samples/{clock:09d}.png", ema, validation, title)
                 figures.save_loss_curves(folder / "loss.png", metrics)
             if due or clock >= end or stop.is_set():
                 networks = {"model": model, "ema": ema, "encoder": encoder}
                 state = {"config": asdict(config), "images_seen": clock, "start": start,
-                         "seconds": seconds, "sums": sums, "metrics": metrics}  # fmt: skip
+                         "seconds": seconds, "sums": sums, "metrics": metrics,
+                         "best": best}  # fmt: skip
                 state |= {name: network.state_dict() for name, network in networks.items()}
                 state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
                 checkpoint.save(state, path)
+    if best and best["images"] < clock:
+        print(f"the weights of image {best['images']:,} drew held-out captions best: they are kept")
     if clock == config.images:
         print(f"done: see {folder}/samples and {folder}/loss.png; to draw: python generate.py "
               '--input "..."; to keep the weights: python save_model.py')  # fmt: skip

@@ -14,7 +14,6 @@ tones, is held out in both styles ("test"): most words of these are new.
 
 import argparse
 import json
-import sys
 import tarfile
 import zlib
 from pathlib import Path
@@ -30,11 +29,8 @@ Captions: Unicode CLDR names and keywords, Unicode License (emojibase-data, MIT)
 """
 
 
-def find_package(folder: Path, name: str) -> Path:
-    found = sorted(folder.glob(f"{name}-[0-9]*.tgz"))
-    if not found:
-        sys.exit(f"there is no {name}-*.tgz in {folder}; download it with: npm pack {name}")
-    return found[-1]
+def find_package(folder: Path, name: str) -> Path | None:
+    return max(folder.glob(f"{name}-[0-9]*.tgz"), default=None)
 
 
 def read_names(package: Path) -> dict[str, tuple[str, list[str]]]:
@@ -72,15 +68,19 @@ def main() -> None:
     parser.add_argument("packages", type=Path, help="folder with the three .tgz archives")
     parser.add_argument("out", type=Path, help="folder to make; must not exist yet")
     args = parser.parse_args()
-    archives = {style: find_package(args.packages, name) for style, name in STYLES.items()}
-    names = read_names(find_package(args.packages, NAMES))
+    packages = {name: find_package(args.packages, name) for name in (*STYLES.values(), NAMES)}
+    missing = [name for name, package in packages.items() if package is None]
+    if missing:
+        parser.error(f"{args.packages} holds no .tgz of {', '.join(missing)}; download with: "
+                     f"npm pack {' '.join(missing)}")  # fmt: skip
     if args.out.exists():
-        sys.exit(f"{args.out} exists already; remove it, or choose another name")
+        parser.error(f"{args.out} exists already; remove it, or choose another name")
+    names = read_names(packages[NAMES])
 
     pictures: dict[str, dict[str, tuple[str, bytes]]] = {}  # style -> key -> file name and PNG
-    for style, package in archives.items():
+    for style, name in STYLES.items():
         pictures[style] = {}
-        with tarfile.open(package) as archive:
+        with tarfile.open(packages[name]) as archive:
             for member in archive:
                 path = Path(member.name)
                 if path.suffix == ".png" and path.parent.name == "64" and key(path.stem) in names:

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from losses import kl_divergence, regression_loss, sliced_wasserstein_loss
+from losses import colour_loss, kl_divergence, regression_loss, sliced_wasserstein_loss
 
 NUM_FILTERS, FILTER_SIZE, NUM_SCALES = 4, 5, 2  # of sliced_wasserstein_loss
 FLOOR = 1e-3  # of regression_loss, below the root
@@ -221,3 +221,11 @@ def test_the_price_of_latents_is_the_kullback_leibler_divergence_that_torch_comp
     expected = torch.distributions.kl_divergence(told, standard).sum(dim=1).mean()
     torch.testing.assert_close(kl_divergence(mean, log_std), expected)
     assert kl_divergence(torch.zeros(2, 3), torch.zeros(2, 3)) == 0
+
+
+def test_colour_loss_sees_colours_and_not_edges():
+    real = torch.zeros(1, 3, 8, 8)
+    checked = real.clone()
+    checked[..., ::2, ::2], checked[..., 1::2, ::2] = 0.5, -0.5
+    assert colour_loss(checked, real).item() == pytest.approx(0, abs=1e-6)
+    assert colour_loss(real + 0.3, real).item() == pytest.approx(0.3)

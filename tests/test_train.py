@@ -57,10 +57,10 @@ def test_a_run_leaves_all_that_it_promises(picture_folder):
     lines = losses_of(run)
     assert {line["split"] for line in lines} == {"train", "validation"}
     assert lines[-1]["images"] == 96 and lines[-1].keys() == {
-        "images", "split", "regression_loss", "sharpness_loss",
+        "images", "split", "regression_loss", "energy_score", "sharpness_loss",
         "edge_energy", "text_dependence", "noise_dependence",
     }  # fmt: skip
-    assert lines[-2].keys() >= {"regression_loss", "sharpness_loss", "latent_loss"}
+    assert lines[-2].keys() >= {"regression_loss", "sharpness_loss", "latent_loss", "flow_loss"}
     config = json.loads((run / "config.json").read_text())
     assert config["train"]["batch_size"] == 16 and config["model"]["image_size"] == 32
     assert config.keys() >= {"command", "commit", "hardware", "versions"}
@@ -208,8 +208,11 @@ def test_augmentation_does_not_leak_into_the_colours_that_are_drawn(picture_fold
     original = train.augment
     monkeypatch.setattr(train, "augment", brighten)
     run = train.main(
-        tiny(picture_folder, images=4_000, sample_every=4_000, batch_size=32, sharpen=0.0)
-    )
+        tiny(
+            picture_folder, images=4_000, sample_every=4_000, batch_size=32, sharpen=0.0,
+            noise_dim=0,
+        )
+    )  # fmt: skip
     model = checkpoint.load_model(run / "checkpoint.pth")
     real = dataset.CaptionedImages(str(picture_folder), image_size=32)
     pictures, captions = real.batch(range(len(real)))
@@ -272,6 +275,27 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(
     with pytest.raises(UserError, match="sharpness_loss became nan after 64 images"):
         train.main(tiny(picture_folder))
     assert checkpoint.load(run / "checkpoint.pth")["images_seen"] == 48
+
+
+def test_overfitting_is_told_and_the_best_weights_are_drawn_from(
+    picture_folder, monkeypatch, capsys
+):
+    scores = iter([0.40, 0.30, 0.20, 0.19, 0.25])
+    original = train.validate
+    monkeypatch.setattr(
+        train, "validate", lambda *args: original(*args) | {"energy_score": next(scores)}
+    )
+    run = train.main(tiny(picture_folder, images=160, sample_every=32, stop_after=128))
+    assert "overfitting" not in capsys.readouterr().out
+    after_128 = weights_of(run, "ema")
+    train.main(tiny(picture_folder, images=160, sample_every=32))
+    told = capsys.readouterr().out
+    assert "160 images: overfitting, held-out captions were drawn better after 128" in told
+    assert "the weights of image 128 drew held-out captions best" in told
+    drawn_from = checkpoint.load_model(run / "checkpoint.pth").state_dict()
+    for name, weight in after_128.items():
+        assert torch.equal(weight, drawn_from[name])
+    assert not torch.equal(weights_of(run, "ema")["to_layers.bias"], after_128["to_layers.bias"])
 
 
 def test_flip_is_refused_where_captions_name_sides(picture_folder):

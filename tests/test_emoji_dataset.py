@@ -1,0 +1,99 @@
+"""Protects the example collection: captions, what is held out, and that nothing is overwritten."""
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dataset import CaptionedImages
+
+SCRIPT = Path(__file__).parent.parent / "examples" / "emoji_dataset.py"
+TONES = ("1F3FB", "1F3FF")
+
+
+def write_package(folder: Path, name: str, files: dict[str, bytes]) -> None:
+    with tarfile.open(folder / f"{name}-1.0.0.tgz", "w:gz") as archive:
+        for path, data in files.items():
+            member = tarfile.TarInfo(path)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+
+@pytest.fixture
+def packages(tmp_path) -> Path:
+    """120 emoji, two skin tones each, with the variation selector in one of the packages only."""
+    emoji, folder = [], tmp_path / "packages"
+    folder.mkdir()
+    for i in range(120):
+        code = f"{0x1F400 + i:X}"
+        skins = [
+            {"label": f"thing {i}: tone {t}", "hexcode": f"{code}-{t}", "tags": []} for t in TONES
+        ]
+        emoji.append({"label": f"thing: {i}", "hexcode": code, "tags": ["a", "b"], "skins": skins})
+    write_package(folder, "emojibase-data", {"package/en/data.json": json.dumps(emoji).encode()})
+    for kind, selector in (("google", "-fe0f"), ("twitter", "")):
+        files = {}
+        for i in range(120):
+            for tail in (selector, *(f"-{t.lower()}" for t in TONES)):
+                png = io.BytesIO()
+                Image.new("RGBA", (64, 64), (i, i, 0, 255)).save(png, "PNG")
+                name = f"{0x1F400 + i:x}{tail}.png"
+                files[f"package/img/{kind}/64/{name}"] = png.getvalue()
+                files[f"package/img/{kind}/sheets/{name}"] = b"no picture of an emoji"
+        files[f"package/img/{kind}/64/1f9ff.png"] = b"has no name"
+        write_package(folder, f"emoji-datasource-{kind}", files)
+    return folder
+
+
+def run(*arguments) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True
+    )
+
+
+def test_the_collection_holds_names_styles_and_what_training_must_not_see(packages, tmp_path):
+    out = tmp_path / "emoji"
+    assert "720 pictures" in run(packages, out).stdout
+    rows = [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
+    by_name = {row["file_name"]: row for row in rows}
+    assert by_name["noto/1f400-fe0f.png"]["text"] == [
+        "thing, 0, noto style", "thing, 0 (a, b), noto style"
+    ]  # fmt: skip
+    assert by_name["twemoji/1f401-1f3fb.png"]["text"][0] == "thing 1, tone 1F3FB, twemoji style"
+
+    splits, bases = defaultdict(dict), defaultdict(set)
+    for row in rows:
+        style, name = row["file_name"].split("/")
+        code = name[:-4].replace("-fe0f", "")
+        splits[code][style] = row["split"]
+        bases[code.split("-")[0]].add(row["split"])
+    for both in splits.values():  # a combination held out has its twin in training
+        assert sorted(both.values()) in (
+            ["train"] * 2, ["test"] * 2, ["train", "validation"]
+        )  # fmt: skip
+    held_out = [s for both in splits.values() for s, split in both.items() if split == "validation"]
+    assert set(held_out) == {"noto", "twemoji"}
+    tests = [found for found in bases.values() if "test" in found]
+    assert tests and all(found == {"test"} for found in tests)  # with all their tones
+
+    dataset = CaptionedImages(out, image_size=32, cache_dir=tmp_path / "cache", show_progress=False)
+    assert len(dataset.other_split("validation")) == len(held_out)
+    assert len(dataset) + len(held_out) + len(dataset.other_split("test")) == 720
+    assert "CC-BY 4.0" in (out / "LICENSES.txt").read_text()
+
+
+def test_missing_packages_are_named_and_nothing_is_overwritten(packages, tmp_path):
+    out = tmp_path / "emoji"
+    out.mkdir()
+    assert run(packages, out).returncode == 2
+    assert not any(out.iterdir())
+    (packages / "emojibase-data-1.0.0.tgz").unlink()
+    failed = run(packages, tmp_path / "other")
+    assert failed.returncode == 2 and "npm pack emojibase-data" in failed.stderr
+    assert not (tmp_path / "other").exists()
