@@ -65,7 +65,13 @@ def progress(path: Path) -> str:
     state = load(path)
     if "images_seen" not in state:
         return ""
-    return f" ({state['images_seen']:,} of {state['config']['images']:,} images seen)"
+    best = state.get("best")
+    at = (
+        f", the best after {best['images']:,}"
+        if best and best["images"] < state["images_seen"]
+        else ""
+    )
+    return f" ({state['images_seen']:,} of {state['config']['images']:,} images seen{at})"
 
 
 def newest_checkpoint() -> Path | None:

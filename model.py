@@ -24,7 +24,6 @@ from tokenizer import PAD, Tokenizer
 IMAGE_SIZES = (32, 64, 128, 256)
 TEXT_ENCODERS = ("lstm", "attention", "both")
 NUM_LAYERS = 6  # that a picture is composed of
-SHARPNESS = 2.0  # of the masks when drawing; 1 is the mean of what they leave open
 AUGMENTATION_DIM = 8  # what augment.py tells the generator about each training picture; 0 = nothing
 
 
@@ -35,8 +34,8 @@ class ModelConfig:
     text_dim: int = 192  # D, width of words and captions
     max_tokens: int = 64  # longer captions are cut
     num_heads: int = 4  # N, of every attention
-    word_attention: bool = True  # the 4x4 and 8x8 features look at the words
     noise_dim: int = 64  # Z; 0 = one picture per caption
+    sharpness: float = 2.0  # of masks when drawing; 1 = what they leave open is blended
     # C at 4, 8, 16, 32, 64 and 128 px; a model of S px uses those below S.
     channels: tuple[int, ...] = (256, 192, 128, 80, 48, 32)
 
@@ -51,8 +50,8 @@ class ModelConfig:
             raise ValueError("num_heads must divide half of text_dim and every entry of channels")
         if len(self.channels) < len(self.resolutions):
             raise ValueError(f"channels needs an entry for each of {self.resolutions} px")
-        if self.noise_dim < 0 or self.max_tokens < 2:
-            raise ValueError("noise_dim must be 0 or more and max_tokens 2 or more")
+        if self.noise_dim < 0 or self.max_tokens < 2 or self.sharpness <= 0:
+            raise ValueError("noise_dim must be >= 0, max_tokens >= 2 and sharpness > 0")
 
     @property
     def resolutions(self) -> tuple[int, ...]:
@@ -192,7 +191,7 @@ class UpsamplingBlock(nn.Module):
         return skip + self.conv2(F.leaky_relu(h, 0.2))  # (B, C', 2H, 2W)
 
 
-def compose(layers: Tensor, sharpness: float = SHARPNESS) -> Tensor:
+def compose(layers: Tensor, sharpness: float) -> Tensor:
     """Put the layers over one another, like paper cut-outs: each pixel is a mixture of them.
 
     A mask that jumps from 0 to 1 is a sharp edge. Masks reach the full size by pixel shuffle (Shi
@@ -203,10 +202,10 @@ def compose(layers: Tensor, sharpness: float = SHARPNESS) -> Tensor:
     sharpness: factor of the logits; more than 1 chooses where the layers are mixed for doubt.
     Returns (B, 3, H, W) float32.
     """
-    colours, masks = layers.split([3, 4], dim=1)  # (B, 3, K, H/2, W/2), (B, 4, K, H/2, W/2)
+    colours, masks = layers.float().split([3, 4], dim=1)  # (B, 3 or 4, K, H/2, W/2)
     masks = (sharpness * masks).softmax(dim=2)
     x = (colours[:, :, None] * masks[:, None]).sum(dim=3)  # (B, 3, 4, H/2, W/2)
-    return F.pixel_shuffle(x.flatten(1, 2).float(), 2)  # (B, 3, H, W)
+    return F.pixel_shuffle(x.flatten(1, 2), 2)  # (B, 3, H, W)
 
 
 class EncodedText(NamedTuple):
@@ -241,7 +240,6 @@ class TextToImageModel(nn.Module):
         self.word_attention = nn.ModuleList(
             WordAttention(c, size, config.text_dim, config.num_heads)
             for c, size in zip(channels, sizes[:2], strict=False)
-            if config.word_attention
         )
         self.decoder = nn.ModuleList(
             UpsamplingBlock(channels[i], channels[i + 1], condition_dim)
@@ -307,7 +305,7 @@ class TextToImageModel(nn.Module):
         with torch.autocast(tokens.device.type, enabled=False):
             latent = self.flow(noise, text.caption)
         layers, weights = self.decode(text, latent)
-        pictures = compose(layers)
+        pictures = compose(layers, self.config.sharpness)
         return (pictures, weights) if return_attention else pictures
 
     def encode(self, tokens: Tensor) -> EncodedText:
