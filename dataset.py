@@ -82,7 +82,6 @@ class CaptionedImages(Dataset):
             self.collection = find_collection(data)
         else:
             self.collection = read_pairs(data)
-        self.split = split
         self.pictures, unreadable = open_cache(
             self.collection, (image_size, resize, fit), Path(cache_dir), show_progress
         )  # (N, 3, S, S) uint8, memory-mapped
@@ -110,16 +109,13 @@ class CaptionedImages(Dataset):
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, list[str], str]:
         record = self.collection.records[self.indices[i]]
-        return (
-            torch.from_numpy(self.pictures[self.indices[i]].copy()),
-            list(record.captions),
-            record.path,
-        )
+        picture = torch.from_numpy(self.pictures[self.indices[i]].copy())
+        return picture, list(record.captions), record.path
 
     def other_split(self, split: str) -> "CaptionedImages":
         """The same collection, another split of it."""
         other = copy.copy(self)
-        other.split, other.indices = split, self.splits[split]
+        other.indices = self.splits.get(split, [])
         return other
 
     def batch(self, numbers: Sequence[int]) -> tuple[torch.Tensor, list[tuple[str, ...]]]:

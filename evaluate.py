@@ -6,6 +6,8 @@
 
 Protocol. N = 2,048 held-out pictures (all there are, if fewer), each with its first caption; the
 model draws caption i with seed i; drawings are rounded to whole 0..255 before anything is measured.
+Of a run, the weights are measured that drew validation pictures best; --split test, where a
+collection has one, is free of that choice.
 Beside the drawings, numbers for (each control must fail what is said of it):
 
     real        the held-out pictures of those captions: floor or ceiling
@@ -81,6 +83,13 @@ class EvaluateConfig:
     quick: bool = setting(False, "few pictures: seconds, and wide intervals")
     fit_judges: bool = setting(False, "train the networks that judge, where there are none yet")
     device: str = setting("auto", "where to draw", ("auto", "cpu", "cuda"))
+
+    def __post_init__(self) -> None:
+        if self.split == "train" or (self.split != "validation" and not self.data):
+            raise UserError(
+                f"--split {self.split} holds nothing that was kept out of training; the scenes are "
+                "measured on all that is, and a --data FOLDER may have splits of its own"
+            )
 
 
 # What to draw: captions, the real pictures (N, 3, S, S) uint8, and for scenes the attributes.
@@ -512,8 +521,6 @@ def main(config: EvaluateConfig) -> dict:
             f"{config.data} holds {num_held_out} pictures of split {config.split!r}: too few to "
             "measure"
         )
-    if not config.data and config.split != "validation":
-        raise UserError("the scenes are measured on all their splits at once; leave --split out")
     at_judges_size = CaptionedImages(config.data or None, image_size=judges.SIDE, **settings)
     panel = judges.load(at_judges_size, fit=config.fit_judges)
     rows = evaluate(config, model, panel, dataset)

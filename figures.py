@@ -42,19 +42,22 @@ def save_samples(path: Path, rows: dict[str, Tensor], captions: list[str], title
 
 
 def save_loss_curves(path: Path, metrics: list[dict]) -> None:
-    """A curve for each split of each loss term over the images seen.
+    """A curve for each split of each loss term and score over the images seen.
 
     metrics: at least one line of metrics.jsonl.
     """
-    terms = list(dict.fromkeys(name for m in metrics for name in m if name.endswith("_loss")))
+    ends = ("_loss", "_score")
+    terms = list(dict.fromkeys(name for m in metrics for name in m if name.endswith(ends)))
     figure = Figure(figsize=(5 * len(terms), 3.5), dpi=DPI)
     axes = figure.subplots(1, len(terms), squeeze=False)[0]
     for axis, term in zip(axes, terms, strict=True):
+        positive = all(m[term] > 0 for m in metrics if term in m)  # densities may be above 1
         for split in ("train", "validation"):
             points = [(m["images"], m[term]) for m in metrics if m["split"] == split and term in m]
             if points:
                 axis.plot(*zip(*points, strict=True), label=split)
-        axis.set(title=term.replace("_", " "), xlabel="images seen", yscale="log")
+        axis.set(title=term.replace("_", " "), xlabel="images seen")
+        axis.set_yscale("log" if positive else "linear")
         axis.legend()
     figure.tight_layout()
     _save(figure, path)

@@ -1,4 +1,4 @@
-"""How does noise become what the caption leaves open: a place, a tilt, a tint?
+"""How does noise become what the caption leaves open: a place, a tint?
 
 Training reads latents off real pictures (latent.py). For a given caption they are not distributed
 as the standard normal distribution: "a star" has nine places to lie in, "a star at the top" one.
@@ -12,8 +12,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-NUM_COUPLINGS = 6
-HIDDEN = 256
+NUM_COUPLINGS = 6  # an even number: two reversals restore the order
+HIDDEN = 256  # width of each coupling's network
 MAX_LOG_SCALE = 2.0  # of one coupling
 
 

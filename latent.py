@@ -1,11 +1,10 @@
 """What does a picture show that its caption leaves open? A network for training only.
 
-The noise must mean something: where exactly the circle lies, how it is turned, which tint it has.
-So once content is learnt, training does not feed the generator any noise, but what the encoder
-below reads off the real picture, at a price for each nat that it tells (losses.kl_divergence). The
-price draws it towards
-the standard normal distribution, which takes its place when the model draws: a conditional
-variational autoencoder (Kingma and Welling 2014, Sohn et al. 2015).
+The latent must mean something: where exactly the circle lies, which tint it has. So once content is
+learnt, training does not feed the generator any noise, but what the encoder below reads off the
+real picture, at a price for each nat that it tells (losses.kl_divergence): a conditional
+variational autoencoder (Kingma and Welling 2014, Sohn et al. 2015). When the model draws, latents
+come from a flow that was fitted to these (flow.py).
 """
 
 import torch
@@ -13,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SIDE = 32  # pixels that the encoder sees
-MAX_MEAN = 5.0  # of a latent; what is further out is never drawn
+MAX_MEAN = 5.0  # of a latent
 MIN_LOG_STD, MAX_LOG_STD = -6.0, 0.5
 
 
 class LatentEncoder(nn.Module):
-    """Sees the picture and what the generator (averaged) draws of its caption without noise.
+    """Sees the picture and what the generator (averaged) draws of its caption without a latent.
 
     The difference is what the caption leaves open. An encoder of the picture alone also tells what
     the caption says, and the generator then trusts it more than the words.

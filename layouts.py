@@ -20,8 +20,9 @@ PICTURE_SUFFIXES = {
     ".pgm", ".tga", ".avif",
 }  # fmt: skip
 CAPTION_COLUMNS = ("text", "caption", "prompt")
-SPLIT_NAMES = {"training": "train", "val": "validation", "valid": "validation", "dev": "validation",
-               "testing": "test"}  # fmt: skip
+SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test",
+          "validation": "validation", "valid": "validation", "val": "validation",
+          "dev": "validation"}  # fmt: skip
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 RESIZE_FILTERS = {"lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST}
 FITS = ("crop", "pad")
@@ -75,8 +76,8 @@ def read_imagefolder(root: Path) -> Collection:
 
     Columns: file_name, relative to the folder of the metadata file; text, caption or prompt: a
     string or (jsonl) a list of strings; and, if there, split: train, validation, test or another
-    name, of a picture's first row. Rows of one file are put together. Cells stay text: a caption
-    "007" or "None" is kept as it is.
+    name, of a picture's first row; else a folder of such a name tells it. Rows of one file are put
+    together. Cells stay text: a caption "007" or "None" is kept as it is.
     """
     collection = Collection(root.resolve().name, "imagefolder", root, [])
     captions: dict[str, list[str]] = {}
@@ -101,8 +102,9 @@ def read_imagefolder(root: Path) -> Collection:
                 collection.skipped["rows without a caption"].append(where)
             else:
                 captions.setdefault(path, []).extend(found)
-                split = clean_caption(row.get("split")).lower()
-                splits.setdefault(path, SPLIT_NAMES.get(split, split) or None)
+                told = clean_caption(row.get("split")).lower()
+                of_folder = SPLITS.get(folder.name.lower())
+                splits.setdefault(path, SPLITS.get(told, told) or of_folder)
     collection.records = [
         Record(path, tuple(captions[path]), splits[path]) for path in sorted(captions)
     ]

@@ -48,8 +48,7 @@ def sliced_wasserstein_loss(
 
 
 def colour_loss(drawn: Tensor, real: Tensor) -> Tensor:
-    """Absolute error of the means of 4x4 blocks: plain colours, which zero-mean filters do not
-    see."""
+    """Absolute error of the means of 4x4 blocks: plain colours, which no zero-mean filter sees."""
     return (F.avg_pool2d(drawn, 4) - F.avg_pool2d(real, 4)).abs().mean()
 
 

@@ -40,12 +40,9 @@ class ModelConfig:
     channels: tuple[int, ...] = (256, 192, 128, 80, 48, 32)
 
     def __post_init__(self) -> None:
-        if self.image_size not in IMAGE_SIZES:
-            raise ValueError(f"image_size must be one of {IMAGE_SIZES}, not {self.image_size}")
-        if self.text_encoder not in TEXT_ENCODERS:
-            raise ValueError(
-                f"text_encoder must be one of {TEXT_ENCODERS}, not {self.text_encoder!r}"
-            )
+        for name, choices in {"image_size": IMAGE_SIZES, "text_encoder": TEXT_ENCODERS}.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {choices}, not {getattr(self, name)!r}")
         if self.text_dim % (2 * self.num_heads) or any(c % self.num_heads for c in self.channels):
             raise ValueError("num_heads must divide half of text_dim and every entry of channels")
         if len(self.channels) < len(self.resolutions):
@@ -171,8 +168,8 @@ class WordAttention(nn.Module):
 class UpsamplingBlock(nn.Module):
     """Twice the size: x -> up(skip(x)) + conv(act(up(FiLM(conv(act(x)))))).
 
-    FiLM (Perez et al. 2018): each channel is scaled and shifted by what the caption, the noise and
-    the augmentation say. Channels change before the size does, where it costs a quarter.
+    FiLM (Perez et al. 2018): each channel is scaled and shifted by what the caption, the latent
+    and the augmentation say. Channels change before the size does, where it costs a quarter.
     """
 
     def __init__(self, in_channels: int, out_channels: int, condition_dim: int):
@@ -299,7 +296,7 @@ class TextToImageModel(nn.Module):
                 "words_4x4" (B, N, 16, L) and "words_8x8" (B, N, 64, L), as far as configured.
 
         Returns:
-            pictures (B, 3, H, W) float32, about -1..1; not clamped, since a clamp has no gradient.
+            pictures (B, 3, H, W) float32, about -1..1; not clamped.
         """
         text = self.encode(tokens)
         with torch.autocast(tokens.device.type, enabled=False):
@@ -378,16 +375,10 @@ class TextToImageModel(nn.Module):
     def generate(
         self, prompts: str | Sequence[str], seed: int = 0, n: int = 1, batch_size: int = 32
     ):
-        """Draw n pictures of each prompt, with the seeds seed, seed + 1, ...
+        """Draw n pictures of each prompt, with the seeds seed, seed + 1, ... below 2**32.
 
-        Args:
-            prompts: one caption or several.
-            seed: 0 <= seed < 2**32.
-            n: pictures of each prompt.
-            batch_size: how many are drawn at once; it does not change the pictures.
-
-        Returns:
-            a PIL picture; a list of them where there are several (all of the first prompt first).
+        Returns a PIL picture, or a list of them where there are several (all of the first prompt
+        first). batch_size, how many are drawn at once, does not change the pictures.
         """
         from PIL import Image
 

@@ -34,14 +34,7 @@ from latent import LatentEncoder
 from layouts import FITS, RESIZE_FILTERS
 from losses import colour_loss, kl_divergence, regression_loss, sliced_wasserstein_loss
 from metrics import validate
-from model import (
-    IMAGE_SIZES,
-    TEXT_ENCODERS,
-    ModelConfig,
-    TextToImageModel,
-    compose,
-    to_uint8,
-)
+from model import IMAGE_SIZES, TEXT_ENCODERS, ModelConfig, TextToImageModel, compose, to_uint8
 from muon import make_optimizers
 from tokenizer import PAD, START, UNKNOWN, Tokenizer, split_words
 
@@ -49,13 +42,13 @@ WARM_UP = 3_000  # images over which the learning rate rises; at most a tenth of
 FINAL_LR = 0.03  # share of the learning rate that the cosine ends on
 GRADIENT_CLIP = 1.0  # largest norm of the gradient
 EMA_SHARE = 0.05  # half-life of the averaged weights, as a share of the images seen so far
-# Shares of the run over which the other two terms are ramped in, once content and place are learnt.
+# Shares of the run over which latents and sharpness are ramped in, once content is learnt.
 LATENT_RAMP = (0.45, 0.55)
 SHARPEN_RAMP = (0.6, 0.8)
 COLOUR_WEIGHT = 0.3  # of the colour term, in those of the sharpness term
 NOISES = 4  # R, latents of each picture that the flow is fitted to
-OVERFIT = 1.03  # where training warns: energy score, in that of the best weights
-FLOW_WEIGHT = 0.01  # felt by the gradient clip alone, as no other loss reaches the flow
+OVERFIT = 1.03  # times the energy score of the best weights: where training warns
+FLOW_WEIGHT = 0.01  # keeps it out of the gradient clip's way; no other loss reaches the flow
 LOGS_PER_SAMPLE = 10  # lines of metrics.jsonl for each sample sheet
 NUM_SAMPLES = 16  # captions of the sample sheets
 RESERVED = ("cache", "evaluation", "judges")  # folders of results/ that are no runs
@@ -72,16 +65,11 @@ class TrainConfig:
     image_size: int = setting(64, "width and height in pixels", IMAGE_SIZES)
     seed: int = setting(0, "decides everything that is random; same seed, same bits on a CPU")
     device: str = setting("auto", "where to compute", ("auto", "cpu", "cuda"))
-    precision: str = setting(
-        "auto", "of the convolutions; auto: bfloat16 where the hardware has it",
-        ("auto", "float32", "bfloat16"),
-    )  # fmt: skip
-    text_encoder: str = setting(
-        "both", "LSTM, self-attention or one after the other", TEXT_ENCODERS
-    )
+    precision: str = setting("auto", "of convolutions", ("auto", "float32", "bfloat16"))
+    text_encoder: str = setting("both", "what reads captions", TEXT_ENCODERS)
     noise_dim: int = setting(64, "width of the noise; 0: one picture a caption")
-    latent: float = setting(7e-4, "price of a nat that the noise tells; higher: less varied")
-    sharpen: float = setting(3.0, "weight of the sharpness term; 0: blurred")
+    latent: float = setting(7e-4, "price of a nat that a latent tells; higher: less varied")
+    sharpen: float = setting(3.0, "weight of sharpness and plain colours; 0: blurred")
     augment: float = setting(0.3, "share of the training pictures that are varied; 0: none")
     flip: bool = setting(False, "mirror half of the training pictures")
     word_dropout: float = setting(0.02, "share of words that training hides; teaches <unk>")
@@ -90,9 +78,7 @@ class TrainConfig:
     resize: str = setting("lanczos", "filter; nearest for pixel art", tuple(RESIZE_FILTERS))
     fit: str = setting("crop", "what to do with pictures that are not square", FITS)
     sample_every: int = setting(10_000, "images between sample sheets, validations, checkpoints")
-    stop_after: int = setting(
-        0, "save and stop once the run has seen so many images; 0: at the end"
-    )
+    stop_after: int = setting(0, "images seen after which to save and stop; 0: at the end")
 
     def __post_init__(self) -> None:
         positive = ("images", "batch_size", "lr", "sample_every")
@@ -330,12 +316,12 @@ def main(config: TrainConfig) -> Path:
 
     path = folder / "checkpoint.pth"
     model = checkpoint.build_model(state["model"], path)
-    model.to(device, memory_format=torch.channels_last)
     ema = checkpoint.build_model(state["ema"], path).requires_grad_(False)
-    ema.to(device, memory_format=torch.channels_last)
     encoder = LatentEncoder(max(1, config.noise_dim))
     encoder.load_state_dict(state["encoder"])
-    encoder.to(device, memory_format=torch.channels_last)
+    networks = {"model": model, "ema": ema, "encoder": encoder}
+    for network in networks.values():
+        network.to(device, memory_format=torch.channels_last)
     optimizers = make_optimizers([model, encoder])
     for optimizer, saved in zip(optimizers, state["optimizers"] or (), strict=False):
         optimizer.load_state_dict(saved)
@@ -361,34 +347,34 @@ def main(config: TrainConfig) -> Path:
 
             # Losses
             losses = {}
-            latent = ramp(config, clock, start, LATENT_RAMP) if config.noise_dim else 0
-            sharpen = ramp(config, clock, start, SHARPEN_RAMP) if config.sharpen else 0
+            latent_share = ramp(config, clock, start, LATENT_RAMP) if config.noise_dim else 0
+            sharpen_share = ramp(config, clock, start, SHARPEN_RAMP) if config.sharpen else 0
             with torch.autocast(device, torch.bfloat16, enabled=precision == torch.bfloat16):
-                text = model.encode(tokens)
-                if latent > 0:  # noise that tells what the caption leaves open
+                text, latents = model.encode(tokens), noise
+                if latent_share > 0:  # not noise, but what the caption leaves open
                     mean, log_std = encoder(real, ema.guess(tokens, changes))
-                    noise = mean + log_std.exp() * noise  # (R, B, Z)
+                    latents = mean + log_std.exp() * noise  # (R, B, Z)
                     losses["latent_loss"] = kl_divergence(mean, log_std)
-                layers, _ = model.decode(text, noise[0], changes)
-                drawn = compose(layers, sharpness=1)  # (B, 3, H, W)
-            if latent > 0:
-                captions = text.caption.detach().expand(len(noise), -1, -1)  # (R, B, D)
+                layers, _ = model.decode(text, latents[0], changes)
+            if latent_share > 0:
+                captions = text.caption.detach().expand(NOISES, -1, -1)  # (R, B, D)
                 losses["flow_loss"] = model.flow.negative_log_likelihood(
-                    noise.detach().flatten(0, 1), captions.flatten(0, 1)
+                    latents.detach().flatten(0, 1), captions.flatten(0, 1)
                 )
-            losses["regression_loss"] = regression_loss(drawn, real)
-            if sharpen > 0:
+            losses["regression_loss"] = regression_loss(compose(layers, sharpness=1), real)
+            if sharpen_share > 0:
+                drawn = compose(layers, model.config.sharpness)  # (B, 3, H, W)
                 filters = generator_for(config.seed, 3, clock)
-                sharp = compose(layers, model.config.sharpness)
-                losses["sharpness_loss"] = sliced_wasserstein_loss(sharp, real, filters)
-                losses["colour_loss"] = colour_loss(sharp, real)
-            total = (
-                losses["regression_loss"]
-                + config.latent * latent * losses.get("latent_loss", 0)
-                + config.sharpen * sharpen * losses.get("sharpness_loss", 0)
-                + COLOUR_WEIGHT * config.sharpen * sharpen * losses.get("colour_loss", 0)
-                + FLOW_WEIGHT * losses.get("flow_loss", 0)
-            )
+                losses["sharpness_loss"] = sliced_wasserstein_loss(drawn, real, filters)
+                losses["colour_loss"] = colour_loss(drawn, real)
+            weights = {
+                "regression_loss": 1,
+                "latent_loss": latent_share * config.latent,
+                "flow_loss": FLOW_WEIGHT,
+                "sharpness_loss": sharpen_share * config.sharpen,
+                "colour_loss": sharpen_share * config.sharpen * COLOUR_WEIGHT,
+            }
+            total = sum(weights[name] * loss for name, loss in losses.items())
 
             # Update
             rate = learning_rate(config, clock, start)
@@ -433,8 +419,8 @@ def main(config: TrainConfig) -> Path:
                 score = measured["energy_score"]
                 if ramp(config, clock, start, SHARPEN_RAMP) == 1:  # from here on, scores compare
                     if best is None or score <= best["energy_score"]:
-                        weights = copy.deepcopy(ema.state_dict())
-                        best = {"images": clock, "energy_score": score, "weights": weights}
+                        best = {"images": clock, "energy_score": score}
+                        best["weights"] = copy.deepcopy(ema.state_dict())
                     elif best["images"] > start and score > OVERFIT * best["energy_score"]:
                         bar.write(
                             f"{clock:,} images: overfitting, held-out captions were drawn best "
@@ -445,7 +431,6 @@ def main(config: TrainConfig) -> Path:
                 save_samples(folder / f"samples/{clock:09d}.png", ema, validation, title)
                 figures.save_loss_curves(folder / "loss.png", metrics)
             if due or clock >= end or stop.is_set():
-                networks = {"model": model, "ema": ema, "encoder": encoder}
                 state = {"config": asdict(config), "images_seen": clock, "start": start,
                          "seconds": seconds, "sums": sums, "metrics": metrics,
                          "best": best}  # fmt: skip

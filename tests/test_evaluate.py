@@ -254,6 +254,26 @@ def test_weights_trained_on_other_data_are_not_judged(tmp_path):
         evaluate.trained_with(tmp_path / "checkpoint.pth", evaluate.EvaluateConfig())
 
 
+def test_the_split_that_is_asked_for_is_measured(picture_folder):
+    lines = [json.loads(x) for x in (picture_folder / "metadata.jsonl").read_text().splitlines()]
+    told = {"validation": range(20), "test": range(20, 40)}
+    for name, numbers in told.items():
+        for i in numbers:
+            lines[i] |= {"split": name, "text": f"{name} {i}"}
+    (picture_folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    dataset = CaptionedImages(picture_folder, image_size=32, show_progress=False)
+    for name, numbers in told.items():
+        config = evaluate.EvaluateConfig(data=str(picture_folder), split=name)
+        (captions, real, _), *_ = evaluate.test_data(config, dataset, 32)
+        assert sorted(captions) == sorted(f"{name} {i}" for i in numbers) and len(real) == 20
+
+
+@pytest.mark.parametrize("settings", [{"split": "test"}, {"data": "birds", "split": "train"}])
+def test_what_was_trained_on_is_not_measured(settings):
+    with pytest.raises(UserError, match="kept out of training"):
+        evaluate.EvaluateConfig(**settings)
+
+
 def test_rates_are_of_all_captions_that_name_an_attribute():
     class Sees:
         def recognise(self, pictures):

@@ -110,6 +110,24 @@ def test_metadata_may_lie_in_subfolders_and_names_are_relative_to_it(tmp_path):
     assert captions_of(tmp_path) == {"test/a.png": ("test",), "train/a.png": ("train",)}
 
 
+def test_splits_are_told_by_a_column_else_by_the_folder(tmp_path):
+    touch(tmp_path, "Train/a.png", "Train/b.png", "birds/c.png")
+    write_jsonl(tmp_path / "Train", {"file_name": "a.png", "text": "x"},
+                {"file_name": "b.png", "text": "x", "split": "Dev"},
+                {"file_name": "b.png", "text": "y", "split": "test"})  # fmt: skip
+    write_jsonl(tmp_path / "birds", {"file_name": "c.png", "text": "x"})
+    records = find_collection(tmp_path).records
+    assert {record.path: record.split for record in records} == {
+        "Train/a.png": "train", "Train/b.png": "validation", "birds/c.png": None,
+    }  # fmt: skip
+
+
+def test_splits_are_told_in_csv_too(tmp_path):
+    touch(tmp_path, "a.png", "b.png")
+    (tmp_path / "metadata.csv").write_text("file_name,text,split\na.png,x,VALID\nb.png,x,\n")
+    assert [record.split for record in find_collection(tmp_path).records] == ["validation", None]
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, end):
     touch(tmp_path, "a.png")

@@ -298,6 +298,26 @@ def test_overfitting_is_told_and_the_best_weights_are_drawn_from(
     assert not torch.equal(weights_of(run, "ema")["to_layers.bias"], after_128["to_layers.bias"])
 
 
+@pytest.mark.parametrize("name", ["COLOUR_WEIGHT", "LATENT_RAMP", "SHARPEN_RAMP"])
+def test_each_term_changes_what_is_learnt(picture_folder, monkeypatch, name):
+    one = weights_of(train.main(tiny(picture_folder, run="one")))
+    monkeypatch.setattr(train, name, 9.0 if name == "COLOUR_WEIGHT" else (0.9, 1.0))
+    other = weights_of(train.main(tiny(picture_folder, run="other")))
+    assert any(not torch.equal(w, other[n]) for n, w in one.items() if not n.startswith("flow"))
+
+
+def test_the_flow_learns_from_latents_and_leaves_them_alone(picture_folder, monkeypatch):
+    monkeypatch.setattr(train, "GRADIENT_CLIP", 1e9)  # else its gradient shortens all others
+    one = train.main(tiny(picture_folder, run="one"))
+    monkeypatch.setattr(train, "FLOW_WEIGHT", 1.0)
+    other = train.main(tiny(picture_folder, run="other"))
+    for part in ("model", "encoder"):
+        a, b = weights_of(one, part), weights_of(other, part)
+        assert [n for n in a if not n.startswith("flow") and not torch.equal(a[n], b[n])] == []
+    learnt = [w for n, w in weights_of(one).items() if n.startswith("flow.couplings")]
+    assert all(w.any() for w in learnt)  # the last layer of each coupling starts at zero
+
+
 def test_flip_is_refused_where_captions_name_sides(picture_folder):
     with pytest.raises(UserError, match="--flip would falsify captions"):
         (picture_folder / "metadata.jsonl").write_text(
@@ -396,6 +416,9 @@ class Paints:
         (lambda p, s: torch.nn.functional.avg_pool2d(p, 5, 1, 2), lambda m: m["edge_energy"] < 0.8),
         (lambda p, s: torch.full_like(p, 0.1), lambda m: m["text_dependence"] == pytest.approx(1)),
         (lambda p, s: torch.full_like(p, s % 7 / 7), lambda m: m["noise_dependence"] > 0.5),
+        # Wrong by .2 both times; or once too bright and once too dark (there are 57 seeds of each).
+        (lambda p, s: p + 0.2, lambda m: m["energy_score"] == pytest.approx(0.332, abs=0.01)),
+        (lambda p, s: p + (0.2 if s < 57 else -0.2), lambda m: abs(m["energy_score"]) < 0.01),
     ],
 )  # fmt: skip
 def test_validation_sees_blur_ignored_captions_and_ignored_seeds(picture_folder, change, check):
