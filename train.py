@@ -45,6 +45,7 @@ EMA_SHARE = 0.05  # half-life of the averaged weights, as a share of the images 
 # Shares of the run over which latents and sharpness are ramped in, once content is learnt.
 LATENT_RAMP = (0.45, 0.55)
 SHARPEN_RAMP = (0.6, 0.8)
+SHARPNESS = 2.0  # of the masks that the sharpness term sees; drawing goes beyond it
 COLOUR_WEIGHT = 0.3  # of the colour term, in those of the sharpness term
 NOISES = 4  # R, latents of each picture that the flow is fitted to
 OVERFIT = 1.03  # times the energy score of the best weights: where training warns
@@ -357,13 +358,15 @@ def main(config: TrainConfig) -> Path:
                     losses["latent_loss"] = kl_divergence(mean, log_std)
                 layers, _ = model.decode(text, latents[0], changes)
             if latent_share > 0:
-                captions = text.caption.detach().expand(NOISES, -1, -1)  # (R, B, D)
+                plain = (changes == 0).all(dim=1)  # of varied pictures, latents tell too much
+                plain = plain if plain.any() else ~plain
+                captions = text.caption.detach()[plain].repeat(NOISES, 1)  # (R * B, D)
                 losses["flow_loss"] = model.flow.negative_log_likelihood(
-                    latents.detach().flatten(0, 1), captions.flatten(0, 1)
+                    latents.detach()[:, plain].flatten(0, 1), captions
                 )
             losses["regression_loss"] = regression_loss(compose(layers, sharpness=1), real)
             if sharpen_share > 0:
-                drawn = compose(layers, model.config.sharpness)  # (B, 3, H, W)
+                drawn = compose(layers, SHARPNESS)  # (B, 3, H, W)
                 filters = generator_for(config.seed, 3, clock)
                 losses["sharpness_loss"] = sliced_wasserstein_loss(drawn, real, filters)
                 losses["colour_loss"] = colour_loss(drawn, real)
