@@ -358,11 +358,8 @@ def main(config: TrainConfig) -> Path:
                     losses["latent_loss"] = kl_divergence(mean, log_std)
                 layers, _ = model.decode(text, latents[0], changes)
             if latent_share > 0:
-                plain = (changes == 0).all(dim=1)  # of varied pictures, latents tell too much
-                plain = plain if plain.any() else ~plain
-                captions = text.caption.detach()[plain].repeat(NOISES, 1)  # (R * B, D)
                 losses["flow_loss"] = model.flow.negative_log_likelihood(
-                    latents.detach()[:, plain].flatten(0, 1), captions
+                    latents.detach().flatten(0, 1), text.caption.detach().repeat(NOISES, 1)
                 )
             losses["regression_loss"] = regression_loss(compose(layers, sharpness=1), real)
             if sharpen_share > 0:
