@@ -65,13 +65,9 @@ def progress(path: Path) -> str:
     state = load(path)
     if "images_seen" not in state:
         return ""
-    best = state.get("best")
-    at = (
-        f", the best after {best['images']:,}"
-        if best and best["images"] < state["images_seen"]
-        else ""
-    )
-    return f" ({state['images_seen']:,} of {state['config']['images']:,} images seen{at})"
+    seen, best = state["images_seen"], state.get("best") or {}
+    at = f", the best after {best['images']:,}" if best.get("images", seen) < seen else ""
+    return f" ({seen:,} of {state['config']['images']:,} images seen{at})"
 
 
 def newest_checkpoint() -> Path | None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from muon import Muon, make_optimizers, orthogonalise
+from muon import NEWTON_SCHULZ, Muon, make_optimizers, orthogonalise
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 40), (40, 8)])
@@ -12,6 +12,17 @@ def test_orthogonalised_matrices_have_singular_values_near_one(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     values = torch.linalg.svdvals(orthogonalise(matrix))
     assert values.min() > 0.5 and values.max() < 1.3
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 40), (40, 8)])
+def test_steps_gathered_on_the_short_side_are_the_iteration_of_the_paper(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    a, b, c = NEWTON_SCHULZ
+    x = matrix.double() / matrix.norm()
+    for _ in range(5):
+        square = x @ x.T
+        x = a * x + (b * square + c * square @ square) @ x
+    assert torch.allclose(orthogonalise(matrix), x.float(), atol=1e-5)
 
 
 def test_orthogonalising_keeps_the_singular_vectors():

@@ -292,6 +292,8 @@ def test_overfitting_is_told_and_the_best_weights_are_drawn_from(
     told = capsys.readouterr().out
     assert "160 images: overfitting, held-out captions were drawn best after 128" in told
     assert "the weights of image 128 drew held-out captions best" in told
+    progress = checkpoint.progress(run / "checkpoint.pth")
+    assert progress == " (160 of 160 images seen, the best after 128)"
     drawn_from = checkpoint.load_model(run / "checkpoint.pth").state_dict()
     for name, weight in after_128.items():
         assert torch.equal(weight, drawn_from[name])
