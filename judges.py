@@ -21,7 +21,7 @@ from tqdm import tqdm
 import checkpoint
 import scenes
 from augment import augment
-from command_line import UserError
+from command_line import UserError, choose_precision
 from dataset import CaptionedImages
 from model import from_uint8, to_uint8
 from tokenizer import PAD, Tokenizer
@@ -149,7 +149,7 @@ def fit_recogniser(num_scenes: int = NUM_RECOGNISER_SCENES, epochs: int = 6) -> 
                 order = torch.randperm(len(pictures))
             i = order[torch.arange(batch) + step * batch % (len(order) - batch + 1)]
             x = from_uint8(pictures[i]).contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", enabled=choose_precision("auto", "cpu") == torch.bfloat16):
                 logits, background = judge(x)
             present, *kinds = logits.float().split(
                 [1, len(SHAPES), len(COLOURS), len(SIZES)], dim=1
@@ -223,7 +223,7 @@ def fit_dual_encoder(dataset: CaptionedImages, num_images: int = 250_000) -> Dua
             x = at_judges_size(pictures).contiguous(memory_format=torch.channels_last)
             pick = torch.rand(batch, generator=rng).tolist()
             chosen = [c[int(u * len(c))] for c, u in zip(captions, pick, strict=True)]
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", enabled=choose_precision("auto", "cpu") == torch.bfloat16):
                 seen = judge.embed_pictures(x)
             logits = judge.log_scale.exp() * judge.similarities(
                 seen.float(), judge.embed_captions(chosen)

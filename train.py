@@ -28,7 +28,14 @@ from tqdm import tqdm
 import checkpoint
 import figures
 from augment import augment
-from command_line import UserError, choose_device, provenance, run, setting
+from command_line import (
+    UserError,
+    choose_device,
+    choose_precision,
+    provenance,
+    run,
+    setting,
+)
 from dataset import CaptionedImages
 from latent import LatentEncoder
 from layouts import FITS, RESIZE_FILTERS
@@ -114,17 +121,6 @@ def generator_for(seed: int, stream: int, clock: int, device: str = "cpu") -> to
     """A generator that depends on these whole numbers alone, not on what was drawn before."""
     mixed = np.random.SeedSequence([seed, stream, clock]).generate_state(1)[0]
     return torch.Generator(device).manual_seed(int(mixed))
-
-
-def choose_precision(config: TrainConfig, device: str) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it faster; float32 elsewhere."""
-    if config.precision != "auto":
-        return getattr(torch, config.precision)
-    if device == "cuda":
-        has_bfloat16 = torch.cuda.get_device_capability() >= (8, 0)
-    else:  # private in torch, so missing is a no
-        has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return torch.bfloat16 if has_bfloat16 else torch.float32
 
 
 @lru_cache(maxsize=1)
@@ -300,7 +296,7 @@ def passed(before: int, after: int, interval: float) -> bool:
 def main(config: TrainConfig) -> Path:
     """Train, or go on training; returns the run's folder."""
     device = choose_device(config.device)
-    precision = choose_precision(config, device)
+    precision = choose_precision(config.precision, device)
     folder = checkpoint.RESULTS / config.run_name()
     state = resume(config, folder)
     if state and state["images_seen"] >= config.images:

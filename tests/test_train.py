@@ -12,7 +12,7 @@ import torch
 import checkpoint
 import dataset
 import train
-from command_line import UserError, parse_flags
+from command_line import UserError, choose_precision, parse_flags
 from model import TextToImageModel, from_uint8, to_uint8
 from train import PRESETS, TrainConfig
 
@@ -127,13 +127,13 @@ def test_gradients_are_clipped(picture_folder, monkeypatch):
 
 
 def test_bfloat16_is_used_only_where_asked_for_or_fast(monkeypatch):
-    assert train.choose_precision(TrainConfig(precision="float32"), "cpu") == torch.float32
-    assert train.choose_precision(TrainConfig(precision="bfloat16"), "cpu") == torch.bfloat16
+    assert choose_precision("float32", "cpu") == torch.float32
+    assert choose_precision("bfloat16", "cpu") == torch.bfloat16
     for fast, expected in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(
             torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast, raising=False
         )
-        assert train.choose_precision(TrainConfig(), "cpu") == expected
+        assert choose_precision("auto", "cpu") == expected
 
 
 def test_a_gradient_that_is_no_number_is_never_saved(picture_folder, monkeypatch):
