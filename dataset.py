@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 import scenes
 from command_line import UserError
+from files import locked
 from layouts import (
     FITS,
     RESIZE_FILTERS,
@@ -38,6 +39,7 @@ from layouts import (
 )
 
 CACHE_VERSION = 1  # raise it when the same file would give other pixels
+MAX_HASHED = 65_536  # pictures that a fingerprint looks at
 NUM_SCENES = {"train": 32_768, "validation": 1_024, "unseen": 1_024}
 
 
@@ -128,6 +130,17 @@ class CaptionedImages(Dataset):
         """All captions of this split."""
         return [c for i in self.indices for c in self.collection.records[i].captions]
 
+    def fingerprint(self, version: int = 1) -> str:
+        """Changes with the captions of this split, with its pictures (the first MAX_HASHED of them,
+        as they are trained on), and with `version`."""
+        records = self.collection.records
+        captions = ["\n".join(records[i].captions) for i in self.indices]  # none holds a line break
+        digest = hashlib.blake2b(json.dumps([version, captions]).encode(), digest_size=6)
+        for start in range(0, min(len(self), MAX_HASHED), 1024):
+            pictures, _ = self.batch(range(start, min(start + 1024, len(self), MAX_HASHED)))
+            digest.update(pictures.numpy().tobytes())
+        return digest.hexdigest()
+
     def summary(self) -> str:
         """What was found, in a few lines."""
         sizes = {split: len(indices) for split, indices in sorted(self.splits.items())}
@@ -199,17 +212,25 @@ def open_cache(
     place = hashlib.blake2b(repr((origin, paths, settings)).encode(), digest_size=4).hexdigest()
     folder = cache_dir / f"{collection.name}-{settings[0]}px-{place}"
     wanted = fingerprint(collection, settings)
-    for attempt in ("as it is", "rebuilt"):
+
+    def cached() -> tuple[np.ndarray, dict[int, str]] | None:
         try:
             about = json.loads((folder / "about.json").read_text())
             pictures = np.load(folder / "pictures.npy", mmap_mode="r")  # ValueError if cut short
-            if about["fingerprint"] == wanted:
-                return pictures, {int(i): reason for i, reason in about["unreadable"].items()}
+            unreadable = {int(i): reason for i, reason in about["unreadable"].items()}
+            return (pictures, unreadable) if about["fingerprint"] == wanted else None
         except (OSError, EOFError, ValueError, KeyError):
-            pass
-        if attempt == "as it is":
+            return None
+
+    if found := cached():
+        return found
+    # One process builds, others wait for it.
+    with locked(folder.with_name(folder.name + ".lock"), wait=True):
+        if not cached():
             _build_cache(collection, settings, folder, wanted, show_progress)
-    raise UserError(f"the cache {folder} changes while it is read; is another run building it?")
+        if found := cached():
+            return found
+    raise UserError(f"the cache {folder} cannot be read back; remove it and try again")
 
 
 def _build_cache(
@@ -220,13 +241,17 @@ def _build_cache(
     show_progress: bool,
 ) -> None:
     num, size = len(collection.records), settings[0]
-    unfinished = folder.with_name(f"{folder.name}.unfinished-{os.getpid()}")
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
     unreadable = {}
     try:
-        unfinished.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+        unfinished.mkdir(parents=True)
         pictures = np.lib.format.open_memmap(
             unfinished / "pictures.npy", "w+", dtype=np.uint8, shape=(num, 3, size, size)
         )
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a crash later
+            with open(unfinished / "pictures.npy", "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
         with ThreadPool() as threads, warnings.catch_warnings():  # decoding leaves Python's lock
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             results = threads.imap(partial(decode, collection, settings), range(num), chunksize=64)

@@ -57,7 +57,7 @@ import metrics
 import scenes
 from command_line import UserError, choose_device, provenance, run, setting
 from dataset import CaptionedImages
-from generate import find_weights
+from layouts import FITS, RESIZE_FILTERS
 from metrics import bootstrap, mean
 from model import TextToImageModel, from_uint8, to_uint8
 from tokenizer import split_words
@@ -495,24 +495,31 @@ def headline(rows: dict) -> dict:
     return top
 
 
-def trained_with(path: Path, config: EvaluateConfig) -> dict[str, str]:
+def trained_with(state: dict, path: Path, config: EvaluateConfig) -> dict[str, str]:
     """How the pictures of a run were resized and fitted; exported weights do not tell.
 
     Raises UserError where a run on a collection is to be judged on the scenes, or the reverse.
     """
-    trained = checkpoint.load(path).get("config", {})
-    if trained and bool(trained["data"]) != bool(config.data):
-        theirs = f"--data {trained['data']}" if trained["data"] else "the built-in scenes"
+    trained = state.get("config")
+    if not isinstance(trained, dict):
+        return {}
+    data = trained.get("data")
+    if not isinstance(data, str):
+        return {}
+    if bool(data) != bool(config.data):
+        theirs = f"--data {data}" if data else "the built-in scenes"
         raise UserError(f"{path} was trained on {theirs}; evaluate it on the same data")
-    return {name: trained[name] for name in ("resize", "fit") if name in trained}
+    choices = {"resize": tuple(RESIZE_FILTERS), "fit": FITS}
+    return {name: trained[name] for name in choices if trained.get(name) in choices[name]}
 
 
 def main(config: EvaluateConfig) -> dict:
     """Measure, write evaluation.json and the figures, print a table; returns what was written."""
     began, device = time.monotonic(), choose_device(config.device)
-    path = find_weights(config.model)
-    model = checkpoint.load_model(path).to(device)
-    settings = trained_with(path, config)
+    path = checkpoint.find_weights(config.model)
+    state = checkpoint.load(path)
+    model = checkpoint.model_of(state, path).to(device)
+    settings = trained_with(state, path, config)
     size = model.config.image_size
     dataset = CaptionedImages(config.data or None, image_size=size, **settings)
     num_held_out = len(dataset.other_split(config.split))

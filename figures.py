@@ -2,10 +2,14 @@
 
 import textwrap
 import warnings
+from functools import partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
+
+from files import write_whole
 
 COLUMNS = 8  # captions side by side
 CELL, CAPTION, TITLE, LABEL = 128, 76, 30, 24  # sizes in pixels
@@ -21,7 +25,9 @@ def save_samples(path: Path, rows: dict[str, Tensor], captions: list[str], title
     block_height = len(rows) * CELL + CAPTION
     width, height = LABEL + CELL * min(COLUMNS, len(captions)), TITLE + num_blocks * block_height
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-    figure.text(0.5, 1 - TITLE / 2 / height, title, ha="center", va="center", fontsize=8)
+    figure.text(
+        0.5, 1 - TITLE / 2 / height, title, ha="center", va="center", fontsize=8, parse_math=False
+    )
     for i, caption in enumerate(captions):
         x, y = LABEL + CELL * (i % COLUMNS), TITLE + block_height * (i // COLUMNS)
         for label, pictures in rows.items():
@@ -48,8 +54,10 @@ def save_loss_curves(path: Path, metrics: list[dict]) -> None:
     """
     ends = ("_loss", "_score")
     terms = list(dict.fromkeys(name for m in metrics for name in m if name.endswith(ends)))
-    figure = Figure(figsize=(5 * len(terms), 3.5), dpi=DPI)
+    width = 5 * len(terms)  # inches
+    figure = Figure(figsize=(width, 3.5), dpi=DPI)
     axes = figure.subplots(1, len(terms), squeeze=False)[0]
+    figure.subplots_adjust(0.6 / width, 0.15, 1 - 0.2 / width, 0.9)
     for axis, term in zip(axes, terms, strict=True):
         positive = all(m[term] > 0 for m in metrics if term in m)  # densities may be above 1
         for split in ("train", "validation"):
@@ -57,9 +65,12 @@ def save_loss_curves(path: Path, metrics: list[dict]) -> None:
             if points:
                 axis.plot(*zip(*points, strict=True), label=split)
         axis.set(title=term.replace("_", " "), xlabel="images seen")
-        axis.set_yscale("log" if positive else "linear")
-        axis.legend()
-    figure.tight_layout()
+        if positive:
+            axis.set_yscale("log")
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+            axis.yaxis.set_minor_formatter(NullFormatter())
+        axis.yaxis.set_major_formatter("{x:g}")  # plain text: powers of ten are slow to typeset
+        axis.legend(loc="upper right")
     _save(figure, path)
 
 
@@ -103,4 +114,4 @@ def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # captions of any script
-        figure.savefig(path)
+        write_whole(path, partial(figure.savefig, format="png"))

@@ -6,7 +6,6 @@ of what they were trained on.
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
@@ -33,7 +32,6 @@ NUM_RECOGNISER_SCENES = 49_152
 JUDGES_VERSION = 1  # raise it when the judges below change
 SHIPPED = Path(__file__).parent / "results_short" / "judges"
 FITTED = Path("results/judges")
-MAX_HASHED = 65_536
 SIDE = 64  # pixels of the pictures that are judged
 DUAL_ENCODER_SEED = 2_000
 EMBEDDING = 64  # width of the dual encoder's embeddings
@@ -247,23 +245,13 @@ class Judges:
     fingerprint: str  # of the weights of both: numbers of other judges cannot be compared
 
 
-def data_fingerprint(dataset: CaptionedImages) -> str:
-    """Changes with the training pictures (the first MAX_HASHED), captions and JUDGES_VERSION."""
-    text = json.dumps([JUDGES_VERSION, dataset.captions()])
-    digest = hashlib.blake2b(text.encode(), digest_size=6)
-    for start in range(0, min(len(dataset), MAX_HASHED), 1024):
-        pictures, _ = dataset.batch(range(start, min(start + 1024, len(dataset), MAX_HASHED)))
-        digest.update(pictures.numpy().tobytes())
-    return digest.hexdigest()
-
-
 def load(dataset: CaptionedImages, fit: bool = False) -> Judges:
     """The judges of a collection, shipped or fitted before; with `fit` trained if there are none.
 
     Raises UserError where there are none.
     """
     collection = dataset.collection
-    name = f"{collection.name}-{data_fingerprint(dataset)}.pth"
+    name = f"{collection.name}-{dataset.fingerprint(JUDGES_VERSION)}.pth"
     path = next((f / name for f in (SHIPPED, FITTED) if (f / name).exists()), FITTED / name)
     if not path.exists():
         if not fit:
@@ -282,16 +270,18 @@ def load(dataset: CaptionedImages, fit: bool = False) -> Judges:
 
 def read(path: Path) -> Judges:
     """Judges that `load` has kept."""
-    state = checkpoint.load(path)
-    encoder = DualEncoder(Tokenizer.from_state_dict(state["tokenizer"]))
-    encoder.load_state_dict(state["encoder"])
-    recogniser = None
-    if "recogniser" in state:
-        recogniser = AttributeRecogniser()
-        recogniser.load_state_dict(state["recogniser"])
-        recogniser.eval()
-    weights = hashlib.blake2b(digest_size=6)
-    for part in ("encoder", "recogniser"):
-        for value in state.get(part, {}).values():
-            weights.update(value.numpy().tobytes())
+    state, recogniser = checkpoint.load(path), None
+    try:
+        encoder = DualEncoder(Tokenizer.from_state_dict(state["tokenizer"]))
+        encoder.load_state_dict(state["encoder"])
+        if "recogniser" in state:
+            recogniser = AttributeRecogniser()
+            recogniser.load_state_dict(state["recogniser"])
+            recogniser.eval()
+        weights = hashlib.blake2b(digest_size=6)
+        for part in ("encoder", "recogniser"):
+            for value in state.get(part, {}).values():
+                weights.update(value.numpy().tobytes())
+    except Exception:  # a foreign file can be wrong in any way
+        raise UserError(f"{path} holds no judges; remove it and fit them again") from None
     return Judges(encoder.eval(), recogniser, f"{path.stem}-{weights.hexdigest()}")

@@ -41,14 +41,20 @@ class ModelConfig:
     channels: tuple[int, ...] = (256, 192, 128, 80, 48, 32)
 
     def __post_init__(self) -> None:
+        kinds = {"text_encoder": str, "sharpness": (int, float), "channels": tuple}
+        for name, value in asdict(self).items():
+            if isinstance(value, bool) or not isinstance(value, kinds.get(name, int)):
+                raise ValueError(f"{name} has the wrong type, {type(value).__name__}")
         for name, choices in {"image_size": IMAGE_SIZES, "text_encoder": TEXT_ENCODERS}.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {choices}, not {getattr(self, name)!r}")
-        if self.text_dim % (2 * self.num_heads) or any(c % self.num_heads for c in self.channels):
+        sizes = (self.text_dim // 2, *self.channels)
+        odd = self.num_heads < 1 or self.text_dim % 2
+        if odd or any(c < 1 or c % self.num_heads for c in sizes):
             raise ValueError("num_heads must divide half of text_dim and every entry of channels")
         if len(self.channels) < len(self.resolutions):
             raise ValueError(f"channels needs an entry for each of {self.resolutions} px")
-        if self.noise_dim < 0 or self.max_tokens < 2 or self.sharpness <= 0:
+        if self.noise_dim < 0 or self.max_tokens < 2 or not 0 < self.sharpness < math.inf:
             raise ValueError("noise_dim must be >= 0, max_tokens >= 2 and sharpness > 0")
 
     @property
@@ -204,6 +210,24 @@ def compose(layers: Tensor, sharpness: float) -> Tensor:
     masks = (sharpness * masks).softmax(dim=2)
     x = (colours[:, :, None] * masks[:, None]).sum(dim=3)  # (B, 3, 4, H/2, W/2)
     return F.pixel_shuffle(x.flatten(1, 2), 2)  # (B, 3, H, W)
+
+
+def check_fit(weights: dict, expected: dict) -> None:
+    """Raises ValueError naming the first of the weights that is missing, unknown, no tensor of
+    floats, or of another shape than in `expected`."""
+    for name in dict.fromkeys((*expected, *weights)):
+        if name == "_extra_state":
+            continue
+        if name not in weights or name not in expected:
+            raise ValueError(f"{name} is {'missing' if name in expected else 'unknown'}")
+        weight, shape = weights[name], tuple(expected[name].shape)
+        kind = expected[name].is_floating_point()
+        if not isinstance(weight, Tensor) or weight.is_floating_point() != kind:
+            raise ValueError(f"{name} is no tensor of {'floats' if kind else 'whole numbers'}")
+        if weight.numel() * weight.element_size() > weight.untyped_storage().nbytes():
+            raise ValueError(f"{name} has fewer values than its shape tells")
+        if tuple(weight.shape) != shape:
+            raise ValueError(f"{name} has the shape {tuple(weight.shape)}, not {shape}")
 
 
 class EncodedText(NamedTuple):
@@ -404,15 +428,21 @@ class TextToImageModel(nn.Module):
         """Nothing left to do: load_state_dict has read it first, to rebuild what differs."""
 
     def load_state_dict(self, state_dict: dict, strict: bool = True, assign: bool = False):
-        """As torch's, but takes over configuration and vocabulary, rebuilding where they differ."""
+        """As torch's, but takes over configuration and vocabulary, rebuilding where they differ.
+
+        Raises ValueError where the tensors do not fit that configuration; nothing is changed then.
+        """
         extra = state_dict.get("_extra_state")
         if extra is not None:
             config = ModelConfig(
                 **extra["config"] | {"channels": tuple(extra["config"]["channels"])}
             )
             tokenizer = Tokenizer.from_state_dict(extra["tokenizer"])
+            with torch.device("meta"):  # shapes alone: nothing is allocated for what does not fit
+                expected = TextToImageModel(config, tokenizer).state_dict()
+            check_fit(state_dict, expected)
             if config != self.config or tokenizer.vocabulary != self.tokenizer.vocabulary:
                 device, training = self.to_layers.weight.device, self.training
                 self._build(config, tokenizer)
                 self.to(device).train(training)
-        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        return super().load_state_dict(dict(state_dict), strict=strict, assign=assign)

@@ -75,3 +75,18 @@ def make_optimizers(networks: Iterable[nn.Module]) -> list[torch.optim.Optimizer
         betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True,
     )  # fmt: skip
     return [adamw, Muon(matrices, lr=RELATIVE_LR * adamw.defaults["lr"])]
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
+    """As its load_state_dict, but the settings stay those of the code. Raises ValueError where what
+    was saved belongs to other parameters."""
+    settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+    names = {"momentum"} if isinstance(optimizer, Muon) else {"step", "exp_avg", "exp_avg_sq"}
+    for parameter, state in optimizer.state.items():
+        shapes = {n: v.shape for n, v in state.items() if isinstance(v, Tensor)}
+        fits = {n: torch.Size() if n == "step" else parameter.shape for n in names}
+        if shapes != fits or not all(v.isfinite().all() for v in state.values()):
+            raise ValueError(f"the optimiser's state of a parameter of shape {parameter.shape}")

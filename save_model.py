@@ -4,7 +4,6 @@ python save_model.py                       the newest run -> results_short/text_
 python save_model.py --run birds --output birds.pth
 """
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,14 +45,13 @@ def main(config: SaveConfig) -> Path:
     output = Path(config.output)
     if output.is_dir():
         raise UserError(f"{output} is a folder; --output takes the name of a file")
-    state = halve_if_equal(checkpoint.load_model(source))
+    trained = checkpoint.load(source)
+    state = halve_if_equal(checkpoint.model_of(trained, source))
     output.parent.mkdir(parents=True, exist_ok=True)
-    if output.exists():
-        shutil.copy2(output, output.with_suffix(".previous.pth"))
     checkpoint.save(state, output)
     precision = str(state["to_layers.weight"].dtype).removeprefix("torch.")
     about = f"{output.stat().st_size / 1e6:.1f} MB, {precision}"
-    print(f"{source}{checkpoint.progress(source)} -> {output} ({about})")
+    print(f"{source}{checkpoint.progress(trained)} -> {output} ({about})")
     return output
 
 

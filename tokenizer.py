@@ -60,6 +60,8 @@ class Tokenizer:
         self.vocabulary = list(vocabulary)
         if self.vocabulary[: len(SPECIAL_TOKENS)] != SPECIAL_TOKENS:
             raise ValueError(f"a vocabulary starts with {SPECIAL_TOKENS}")
+        if not all(isinstance(word, str) for word in self.vocabulary):
+            raise ValueError("a vocabulary holds words, and nothing else")
         self.ids = {word: i for i, word in enumerate(self.vocabulary)}
 
     @classmethod
@@ -88,14 +90,14 @@ class Tokenizer:
         """The words of these numbers with spaces between; padding and <start> are left out."""
         return " ".join(self.vocabulary[i] for i in ids if i not in (PAD, START))
 
-    def unknown_words(self, caption: str) -> dict[str, str | None]:
-        """Each word of the caption that is not in the vocabulary -> the nearest known one."""
+    def unknown_words(self, caption: str) -> list[str]:
+        """The words of the caption that are not in the vocabulary, each once."""
+        return [word for word in dict.fromkeys(split_words(caption)) if word not in self.ids]
+
+    def nearest_word(self, word: str) -> str | None:
+        """The known word that looks most like this one, if any does."""
         known = self.vocabulary[len(SPECIAL_TOKENS) :]
-        return {
-            word: next(iter(difflib.get_close_matches(word, known, n=1)), None)
-            for word in split_words(caption)
-            if word not in self.ids
-        }
+        return next(iter(difflib.get_close_matches(word, known, n=1)), None)
 
     def state_dict(self) -> dict:
         """Plain values from which from_state_dict makes an equal tokenizer."""

@@ -1,6 +1,6 @@
 """How does the model learn? One loop over captioned pictures.
 
-    python train.py                         the built-in scenes, about 12 minutes on 2 CPU cores
+    python train.py                         the built-in scenes, 12 to 35 minutes on 2 CPU cores
     python train.py --data FOLDER           your own captioned pictures
     python train.py --preset smoke          a minute, to see that everything works
 
@@ -10,12 +10,11 @@ Everything is left in results/<run>/. Repeat the command to resume; see README.m
 import copy
 import json
 import math
+import re
 import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +26,7 @@ from tqdm import tqdm
 
 import checkpoint
 import figures
+import runs
 from augment import augment
 from command_line import (
     UserError,
@@ -37,13 +37,12 @@ from command_line import (
     setting,
 )
 from dataset import CaptionedImages
-from latent import LatentEncoder
+from files import locked, write_text
 from layouts import FITS, RESIZE_FILTERS
 from losses import colour_loss, kl_divergence, regression_loss, sliced_wasserstein_loss
 from metrics import validate
-from model import IMAGE_SIZES, TEXT_ENCODERS, ModelConfig, TextToImageModel, compose, to_uint8
-from muon import make_optimizers
-from tokenizer import PAD, START, UNKNOWN, Tokenizer, split_words
+from model import IMAGE_SIZES, TEXT_ENCODERS, TextToImageModel, compose, to_uint8
+from tokenizer import PAD, START, UNKNOWN, split_words
 
 WARM_UP = 3_000  # images over which the learning rate rises; at most a tenth of the run
 FINAL_LR = 0.03  # share of the learning rate that the cosine ends on
@@ -86,20 +85,24 @@ class TrainConfig:
     resize: str = setting("lanczos", "filter; nearest for pixel art", tuple(RESIZE_FILTERS))
     fit: str = setting("crop", "what to do with pictures that are not square", FITS)
     sample_every: int = setting(10_000, "images between sample sheets, validations, checkpoints")
+    init_from: str = setting("", "weights or run to start a new run from; its words are kept")
+    keep_every: int = setting(0, "images between checkpoints that are kept for good; 0: none")
     stop_after: int = setting(0, "images seen after which to save and stop; 0: at the end")
 
     def __post_init__(self) -> None:
         positive = ("images", "batch_size", "lr", "sample_every")
         shares = ("augment", "word_dropout", "caption_dropout")
-        for name in (*positive, *shares, "seed", "noise_dim", "latent", "sharpen", "stop_after"):
+        for name in (*positive, *shares, "seed", "noise_dim", "latent", "sharpen", "stop_after",
+                     "keep_every"):  # fmt: skip
             value, flag = getattr(self, name), "--" + name.replace("_", "-")
             if name in shares and not 0 <= value <= 1:
                 raise UserError(f"{flag} must be a share, within 0 and 1, not {value}")
             if not 0 <= value < 2**63 or (name in positive and value == 0):
                 least = "more than 0" if name in positive else "0 or more"
                 raise UserError(f"{flag} must be {least}, not {value}")
-        if self.run in (".", "..", *RESERVED) or Path(self.run).name != self.run:
-            raise UserError(f"--run {self.run!r} must be a plain name, and none of {RESERVED}")
+        name = self.run_name()
+        if name in ("", ".", "..", *RESERVED) or Path(name).name != name:
+            raise UserError(f"--run {name!r} must be a plain name, and none of {RESERVED}")
 
     def run_name(self) -> str:
         preset = f"-{self.preset}" if self.preset != "default" else ""
@@ -113,8 +116,6 @@ PRESETS = {
     # Not yet measured.
     "gpu-128": {"images": 5_000_000, "image_size": 128, "batch_size": 256, "sample_every": 200_000},
 }
-# May differ between a run and its continuation without changing what is learnt.
-FREE_TO_CHANGE = {"preset", "images", "device", "sample_every", "stop_after"}
 
 
 def generator_for(seed: int, stream: int, clock: int, device: str = "cpu") -> torch.Generator:
@@ -170,15 +171,25 @@ def save_samples(path: Path, model: TextToImageModel, dataset: CaptionedImages, 
     figures.save_samples(path, rows, captions, title)
 
 
-@contextmanager
-def ctrl_c_event() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets, to be looked at between steps."""
-    event = threading.Event()
-    previous = signal.signal(signal.SIGINT, lambda *_: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, previous)
+class Stop:
+    """Ctrl-C, SIGTERM and a closed terminal ask to stop after the step; `signal` is then the
+    signal's number, else 0. A second one stops at once."""
+
+    def __enter__(self) -> "Stop":
+        self.signal = 0
+        names = ("SIGINT", "SIGTERM", "SIGHUP")  # the last: a terminal is closed; not on Windows
+        numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+        self.before = {number: signal.signal(number, self.ask) for number in numbers}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def ask(self, number: int, _) -> None:
+        if self.signal:
+            sys.exit(128 + number)
+        self.signal = number
 
 
 def open_data(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages]:
@@ -199,59 +210,6 @@ def open_data(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages]:
     return dataset, validation
 
 
-def new_state(config: TrainConfig, captions: list[str]) -> dict:
-    """The state of a run that has seen nothing yet: what a checkpoint holds."""
-    tokenizer = Tokenizer.learn(captions, config.min_count)
-    names = ("image_size", "text_encoder", "noise_dim")
-    settings = {name: getattr(config, name) for name in names}
-    settings["sharpness"] = ModelConfig.sharpness if config.sharpen else 1.0
-    model_config = ModelConfig(**settings)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        weights = TextToImageModel(model_config, tokenizer).state_dict()
-        encoder = LatentEncoder(max(1, config.noise_dim)).state_dict()  # unused at 0
-    return {
-        "config": asdict(config),
-        "images_seen": 0,  # the clock
-        "start": 0,  # clock at which this schedule began; more than 0 when training goes on later
-        "seconds": 0.0,  # of training so far
-        "sums": {},  # loss term -> its values since the last line of metrics
-        "metrics": [],  # the lines of metrics.jsonl
-        "model": weights,
-        "ema": weights,
-        "encoder": encoder,
-        "optimizers": None,
-        "best": None,  # EMA weights with the lowest energy score once all terms count fully
-    }
-
-
-def resume(config: TrainConfig, folder: Path) -> dict | None:
-    """The state that the run was left in, ready to go on with this config; None if it is new.
-
-    Raises UserError where the run was trained with other settings.
-    """
-    path = folder / "checkpoint.pth"
-    if not path.exists():
-        return None
-    state = checkpoint.load(path)
-    if "images_seen" not in state:
-        raise UserError(f"{path} is no checkpoint of train.py; choose another --run NAME")
-    old, new = state["config"], asdict(config)
-    changed = [n for n in new if old.get(n) != new[n] and n not in FREE_TO_CHANGE]
-    if changed:
-        what = ", ".join(
-            f"--{n.replace('_', '-')} was {old.get(n)!r}, is {new[n]!r}" for n in changed
-        )
-        raise UserError(f"{folder} was trained with other settings ({what}); give this run another "
-                        "name with --run NAME, or repeat the old settings")  # fmt: skip
-    if state["images_seen"] >= old["images"]:
-        state["start"] = state["images_seen"]  # finished: more images are a schedule of their own
-    elif old["images"] != config.images:
-        raise UserError(f"{folder} is not finished ({state['images_seen']:,} of {old['images']:,} "
-                        "images); finish it before --images changes")  # fmt: skip
-    return state | {"config": new}
-
-
 def describe(config: TrainConfig, model: TextToImageModel, dataset: CaptionedImages) -> str:
     """What a person wants to know before training starts."""
     lengths = [len(model.tokenizer.encode(caption)) for caption in dataset.captions()]
@@ -266,6 +224,12 @@ def describe(config: TrainConfig, model: TextToImageModel, dataset: CaptionedIma
     )
 
 
+def items_at(config: TrainConfig, num: int, clock: int) -> list[int]:
+    """Which of the `num` training pictures the step at this clock sees."""
+    clocks = range(clock, min(clock + config.batch_size, config.images))
+    return [permutation(num, config.seed, c // num)[c % num] for c in clocks]
+
+
 def training_batch(
     dataset: CaptionedImages, model: TextToImageModel, config: TrainConfig, clock: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -275,9 +239,8 @@ def training_batch(
     """
     device = model.to_layers.weight.device
     rng = generator_for(config.seed, 1, clock)
-    size = min(config.batch_size, config.images - clock)
-    num, clocks = len(dataset), range(clock, clock + size)
-    items = [permutation(num, config.seed, c // num)[c % num] for c in clocks]
+    items = items_at(config, len(dataset), clock)
+    size = len(items)
     pictures, captions = dataset.batch(items)
     which = torch.rand(size, generator=rng).tolist()
     chosen = [c[int(u * len(c))] for c, u in zip(captions, which, strict=True)]
@@ -293,52 +256,86 @@ def passed(before: int, after: int, interval: float) -> bool:
     return after // interval > before // interval
 
 
+def non_finite(
+    what: str, config: TrainConfig, folder: Path, dataset: CaptionedImages, clock: int
+) -> UserError:
+    """The error to stop with; leaves what it takes to look at that step again."""
+    items = items_at(config, len(dataset), clock)
+    paths = [dataset.collection.records[dataset.indices[i]].path for i in items]
+    step = {"what": what, "images_seen": clock, "seed": config.seed, "pictures": paths}
+    with suppress(UserError):  # that the disk is full, too, is the smaller trouble
+        write_text(folder / "non_finite.json", json.dumps(step, indent=1) + "\n")
+    return UserError(
+        f"{what} after {clock:,} images; the last checkpoint is kept, and {folder}/non_finite.json "
+        f"names the pictures of that step; to go on more gently: --run NAME --init-from {folder} "
+        f"--lr {config.lr / 3:.1g}"
+    )
+
+
+def overfitting(clock: int, score: float, best: dict) -> str:
+    """The warning, for people."""
+    return (
+        f"{clock:,} images: overfitting, held-out captions were drawn best after "
+        f"{best['images']:,} (energy score {best['energy_score']:.4f}, now {score:.4f}); those "
+        "weights are kept"
+    )
+
+
 def main(config: TrainConfig) -> Path:
     """Train, or go on training; returns the run's folder."""
+    folder = checkpoint.RESULTS / config.run_name()
+    dataset, validation = open_data(config)
+    with locked(folder / "lock", wait=False):
+        for litter in folder.rglob("*.tmp"):  # of a process that was killed
+            litter.unlink()
+        return train(config, folder, dataset, validation)
+
+
+def train(
+    config: TrainConfig, folder: Path, dataset: CaptionedImages, validation: CaptionedImages
+) -> Path:
+    """`main` on opened data, in a folder that no other process uses."""
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
-    folder = checkpoint.RESULTS / config.run_name()
-    state = resume(config, folder)
+    fingerprints = {"train": dataset.fingerprint(), "validation": validation.fingerprint()}
+    state = runs.resume(config, folder, fingerprints)
     if state and state["images_seen"] >= config.images:
         seen = state["images_seen"]
         print(f"{folder} is finished: {seen:,} images seen; to train on: --images {2 * seen}")
         return folder
-    dataset, validation = open_data(config)
-    state = state or new_state(config, dataset.captions())
+    state = state or runs.new_state(config, fingerprints, dataset.captions())
     clock, start = state["images_seen"], state["start"]
-    sums, metrics, best = state["sums"], state["metrics"], state.get("best")
+    sums, metrics, best = state["sums"], state["metrics"], state["best"]
     end = min(config.images, config.stop_after or config.images)
     if clock >= end:
-        raise UserError(f"--stop-after {config.stop_after} lies behind: {clock:,} images are seen")
+        raise UserError(f"--stop-after {config.stop_after} lies behind: {clock:,} images are seen; "
+                        "raise it or leave it out")  # fmt: skip
 
     path = folder / "checkpoint.pth"
-    model = checkpoint.build_model(state["model"], path)
-    ema = checkpoint.build_model(state["ema"], path).requires_grad_(False)
-    encoder = LatentEncoder(max(1, config.noise_dim))
-    encoder.load_state_dict(state["encoder"])
-    networks = {"model": model, "ema": ema, "encoder": encoder}
-    for network in networks.values():
-        network.to(device, memory_format=torch.channels_last)
-    optimizers = make_optimizers([model, encoder])
-    for optimizer, saved in zip(optimizers, state["optimizers"] or (), strict=False):
-        optimizer.load_state_dict(saved)
-
+    networks, optimizers = runs.networks_of(state, path, device)
+    model, ema, encoder = networks.values()
+    parameters = [*model.parameters(), *encoder.parameters()]
+    about = provenance(device)
     print(f"{describe(config, model, dataset)}, {device}, {precision}")
     print(f"run: {folder}, {config.images:,} images, from image {clock:,}")
-    folder.mkdir(parents=True, exist_ok=True)
-    about = {"train": asdict(config), "model": asdict(model.config), "precision": str(precision)}
-    (folder / "config.json").write_text(json.dumps(provenance(device) | about, indent=2) + "\n")
+    settings = {"train": asdict(config), "model": asdict(model.config), "precision": str(precision)}
+    write_text(folder / "config.json", json.dumps(about | settings, indent=2) + "\n")
+
+    def write_metrics() -> None:
+        lines = "".join(json.dumps(line) + "\n" for line in metrics)
+        write_text(folder / "metrics.jsonl", lines)
 
     def log(split: str, values: dict[str, float]) -> None:
         rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
         metrics.append({"images": clock, "split": split} | rounded)
-        lines = "".join(json.dumps(line) + "\n" for line in metrics)
-        (folder / "metrics.jsonl").write_text(lines)
+        write_metrics()
 
+    write_metrics()  # without what a crash left behind the last checkpoint
     first, earlier, began = clock, state["seconds"], time.monotonic()
     bar = tqdm(total=config.images, initial=clock, unit="img", desc="training", smoothing=0.05)
-    with ctrl_c_event() as stop, bar:
-        while clock < end and not stop.is_set():
+    stopping = False
+    with Stop() as stop, bar:
+        while not stopping:
             # Data
             real, tokens, noise, changes = training_batch(dataset, model, config, clock)
 
@@ -379,29 +376,30 @@ def main(config: TrainConfig) -> Path:
                 for group in optimizer.param_groups:
                     group["lr"] = rate * group["relative_lr"]
             total.backward()
-            norm = nn.utils.clip_grad_norm_(
-                [*model.parameters(), *encoder.parameters()], GRADIENT_CLIP
-            )
-            for name, value in {**losses, "gradient norm": norm}.items():
+            norm = nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)
+            checked = {**losses, "gradient norm": norm}
+            if all(math.isfinite(value.item()) for value in checked.values()):
+                for optimizer in optimizers:
+                    optimizer.step()
+                checked["norm of the weights"] = sum(torch._foreach_norm(parameters))
+            for name, value in checked.items():
                 if not math.isfinite(value.item()):
-                    raise UserError(
-                        f"{name} became {value.item()} after {clock:,} images; the last checkpoint "
-                        "is kept; a smaller --lr may help"
-                    )
-            for optimizer in optimizers:
-                optimizer.step()
+                    what = f"{name} became {value.item()}"
+                    raise non_finite(what, config, folder, dataset, clock)
             before, clock = clock, clock + len(real)
             update_ema(ema, model, clock, len(real))
 
             # Log
             for name, loss in losses.items():
                 sums.setdefault(name, []).append(loss.item())
+            sums.setdefault("total", []).append(total.item())
             seconds = earlier + time.monotonic() - began
             bar.update(len(real))
-            bar.set_postfix(loss=f"{total.item():.4f}", refresh=False)
+            bar.set_postfix(loss=f"{sums['total'][-1]:.4f}", refresh=False)
             finished = clock == config.images
             if finished or passed(before, clock, config.sample_every / LOGS_PER_SAMPLE):
-                means = {name: sum(values) / len(values) for name, values in sums.items()}
+                means = {"largest_total": max(sums.pop("total"))}  # spikes that recover show here
+                means |= {name: sum(values) / len(values) for name, values in sums.items()}
                 speed = (clock - first) / (seconds - earlier)
                 clocks = {"lr": rate, "seconds": seconds, "images_per_second": speed}
                 log("train", means | clocks)
@@ -414,24 +412,25 @@ def main(config: TrainConfig) -> Path:
                 log("validation", measured)
                 score = measured["energy_score"]
                 if ramp(config, clock, start, SHARPEN_RAMP) == 1:  # from here on, scores compare
-                    if best is None or score <= best["energy_score"]:
+                    if not best or score <= best["energy_score"]:
                         best = {"images": clock, "energy_score": score}
                         best["weights"] = copy.deepcopy(ema.state_dict())
                     elif best["images"] > start and score > OVERFIT * best["energy_score"]:
-                        bar.write(
-                            f"{clock:,} images: overfitting, held-out captions were drawn best "
-                            f"after {best['images']:,} (energy score {best['energy_score']:.4f}, "
-                            f"now {score:.4f}); those weights are kept"
-                        )
+                        bar.write(overfitting(clock, score, best))
                 title = f"{folder.name}: {clock:,} images seen; pictures held out, none picked"
                 save_samples(folder / f"samples/{clock:09d}.png", ema, validation, title)
                 figures.save_loss_curves(folder / "loss.png", metrics)
-            if due or clock >= end or stop.is_set():
-                state = {"config": asdict(config), "images_seen": clock, "start": start,
-                         "seconds": seconds, "sums": sums, "metrics": metrics,
+            keep = config.keep_every and passed(before, clock, config.keep_every)
+            stopping = clock >= end or stop.signal != 0
+            if due or keep or stopping:
+                state = {"config": asdict(config), "data": fingerprints, "images_seen": clock,
+                         "start": start, "seconds": seconds, "sums": sums, "metrics": metrics,
                          "best": best}  # fmt: skip
                 state |= {name: network.state_dict() for name, network in networks.items()}
                 state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
+                if keep:  # first, since a run that goes on from `path` does not come here again
+                    milestone = folder / f"checkpoint-{clock:09d}.pth"
+                    checkpoint.save(state, milestone, keep_previous=False)
                 checkpoint.save(state, path)
     if clock == config.images and best and best["images"] < clock:
         print(f"the weights of image {best['images']:,} drew held-out captions best: they are kept")
@@ -439,10 +438,12 @@ def main(config: TrainConfig) -> Path:
         print(f"done: see {folder}/samples and {folder}/loss.png; to draw: python generate.py "
               '--input "..."; to keep the weights: python save_model.py')  # fmt: skip
     else:
-        print(f"saved after {clock:,} of {config.images:,} images; to go on, repeat the command"
-              + (" without --stop-after" if config.stop_after else ""))  # fmt: skip
-    if stop.is_set():
-        sys.exit(130)
+        command = about["command"]
+        if clock == end:
+            command = re.sub(r" --stop-after[ =]\d+", "", command)
+        print(f"saved after {clock:,} of {config.images:,} images; to go on: {command}")
+    if stop.signal:
+        sys.exit(128 + stop.signal)
     return folder
 
 

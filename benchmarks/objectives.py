@@ -40,7 +40,7 @@ VARIANTS = {
     "+ sliced Wasserstein": ({"noise_dim": 0}, {}),
     "+ latents, drawn as normal noise": ({}, {"flow.NUM_COUPLINGS": 0}),
     "+ flow (python train.py)": ({}, {}),
-    "the same, AdamW for all weights": ({}, {"train.make_optimizers": only_adamw}),
+    "the same, AdamW for all weights": ({}, {"runs.make_optimizers": only_adamw}),
 }
 
 

@@ -5,6 +5,10 @@ import json
 import pytest
 from PIL import Image
 
+import flow
+import runs
+from model import ModelConfig
+
 COLOURS = {
     "red": (220, 30, 30),
     "green": (30, 160, 60),
@@ -13,10 +17,21 @@ COLOURS = {
 }
 
 
+def small_config(**settings) -> ModelConfig:
+    """Of a model that trains several times as fast."""
+    return ModelConfig(text_dim=64, channels=(64, 48, 32, 24), **settings)
+
+
+small_config.sharpness = ModelConfig.sharpness
+
+
 @pytest.fixture
 def picture_folder(tmp_path, monkeypatch):
     """60 pictures, left half one colour and right half another, in the imagefolder layout; the
-    working directory is the temporary one, so that results/ lands there."""
+    working directory is the temporary one, so that results/ lands there. New runs are of a small
+    model."""
+    monkeypatch.setattr(runs, "ModelConfig", small_config)
+    monkeypatch.setattr(flow, "HIDDEN", 32)
     folder = tmp_path / "flags"
     folder.mkdir()
     lines = []

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,11 @@ from command_line import UserError
 from dataset import CaptionedImages, load_picture
 
 SIZE = 8  # of the pictures in the folders made here; they come back unchanged at that size
+
+
+def folders(cache: Path) -> Iterator[Path]:
+    """The caches there, finished or not; beside them lie only lock files."""
+    return (path for path in cache.iterdir() if path.is_dir())
 
 
 def pixels(*shape: int, seed: int = 0) -> np.ndarray:
@@ -615,12 +622,12 @@ def damage(folder: Path, how: str) -> None:
 def test_a_damaged_cache_is_built_again(tmp_path, how):
     folder = make_folder(tmp_path / "birds")
     read(folder, tmp_path / "cache")
-    (cache,) = (tmp_path / "cache").iterdir()
+    (cache,) = folders(tmp_path / "cache")
     damage(cache, how)
     data = read(folder, tmp_path / "cache")
     for i in range(5):
         assert np.array_equal(upright(data[i][0]), pixels(SIZE, SIZE, 3, seed=i))
-    assert list((tmp_path / "cache").iterdir()) == [cache]
+    assert list(folders(tmp_path / "cache")) == [cache]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
@@ -637,7 +644,7 @@ def test_a_run_cut_short_leaves_nothing_that_looks_like_a_cache(tmp_path, monkey
         patch.setattr(dataset, "tqdm", stop_at_the_third)
         with pytest.raises(error):
             read(folder, tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert list(folders(tmp_path / "cache")) == []
     data = read(folder, tmp_path / "cache")
     assert np.array_equal(upright(data[4][0]), pixels(SIZE, SIZE, 3, seed=4))
 
@@ -646,8 +653,8 @@ def test_a_cache_left_by_a_killed_run_is_not_used(tmp_path, decoded):
     """As after kill -9: the unfinished folder is still there, with pixels of 0."""
     folder = make_folder(tmp_path / "birds")
     read(folder, tmp_path / "cache")
-    (cache,) = (tmp_path / "cache").iterdir()
-    cache.rename(cache.with_name(f"{cache.name}.unfinished-{os.getpid()}"))
+    (cache,) = folders(tmp_path / "cache")
+    cache.rename(cache.with_name(f"{cache.name}.unfinished"))
     decoded.clear()
     data = read(folder, tmp_path / "cache")
     assert len(decoded) == 5 and len(data) == 5
@@ -668,4 +675,24 @@ def test_two_folders_of_one_name_do_not_share_a_cache(tmp_path):
         for folder, seed in ((first, 0), (second, 77)):
             picture = read(folder, tmp_path / "cache")[0][0]
             assert np.array_equal(upright(picture), pixels(SIZE, SIZE, 3, seed=seed))
-    assert len(list((tmp_path / "cache").iterdir())) == 2
+    assert len(list(folders(tmp_path / "cache"))) == 2
+
+
+def test_two_that_start_at_once_build_one_cache(tmp_path, decoded, capsys):
+    folder = make_folder(tmp_path / "birds", 40)
+    with ThreadPool(2) as threads:
+        one, two = threads.map(lambda _: read(folder, tmp_path / "cache"), range(2), chunksize=1)
+    assert len(decoded) == 40 and len(list(folders(tmp_path / "cache"))) == 1
+    assert np.array_equal(one.pictures, two.pictures)
+
+
+def test_what_belongs_to_which_picture_is_part_of_the_fingerprint(tmp_path):
+    folder = make_folder(tmp_path / "birds", 2)
+
+    def fingerprint(*captions: list[str]) -> str:
+        rows = [json.dumps({"file_name": f"{i}.png", "text": c}) for i, c in enumerate(captions)]
+        (folder / "metadata.jsonl").write_text("\n".join(rows))
+        return read(folder, tmp_path / "cache").fingerprint()
+
+    assert fingerprint(["a", "b"], ["c"]) != fingerprint(["a"], ["b", "c"])
+    assert fingerprint(["a"], ["b"]) == fingerprint(["a"], ["b"])

@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -244,14 +245,13 @@ def test_evaluation_does_not_depend_on_the_time_of_day(tmp_path):
     assert json.dumps(first) == json.dumps(second)
 
 
-def test_weights_trained_on_other_data_are_not_judged(tmp_path):
+def test_weights_trained_on_other_data_are_not_judged():
     state = {"config": {"data": "birds", "resize": "nearest", "fit": "pad"}}
-    checkpoint.save(state, tmp_path / "checkpoint.pth")
     config = evaluate.EvaluateConfig(data="birds")
-    settings = evaluate.trained_with(tmp_path / "checkpoint.pth", config)
+    settings = evaluate.trained_with(state, Path("checkpoint.pth"), config)
     assert settings == {"resize": "nearest", "fit": "pad"}
     with pytest.raises(UserError, match="was trained on --data birds"):
-        evaluate.trained_with(tmp_path / "checkpoint.pth", evaluate.EvaluateConfig())
+        evaluate.trained_with(state, Path("checkpoint.pth"), evaluate.EvaluateConfig())
 
 
 def test_the_split_that_is_asked_for_is_measured(picture_folder):

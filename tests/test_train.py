@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import os
+import shutil
 import signal
 import types
 
@@ -11,6 +13,7 @@ import torch
 
 import checkpoint
 import dataset
+import files
 import train
 from command_line import UserError, choose_precision, parse_flags
 from model import TextToImageModel, from_uint8, to_uint8
@@ -51,7 +54,8 @@ def test_a_run_leaves_all_that_it_promises(picture_folder):
     assert run.as_posix() == "results/flags"
     files = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file()}
     assert files == {
-        "checkpoint.pth", "config.json", "metrics.jsonl", "loss.png",
+        "checkpoint.pth", "checkpoint.previous.pth", "config.json", "lock", "metrics.jsonl",
+        "loss.png",
         "samples/000000048.png", "samples/000000096.png",
     }  # fmt: skip
     lines = losses_of(run)
@@ -159,21 +163,178 @@ def test_a_finished_run_says_so_and_trains_on_with_more_images(picture_folder, c
     assert [m["images"] for m in losses_of(run)] == sorted(m["images"] for m in losses_of(run))
 
 
-def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(picture_folder, monkeypatch, capsys):
-    steps = []
-    original = train.update_ema
+def signal_at_step(monkeypatch, step: int, number: int, times: int = 1) -> None:
+    """Let this process get a signal in the middle of a step, counted from 1."""
+    steps, original = [], train.update_ema
 
     def interrupting(*arguments):
         steps.append(original(*arguments))
-        if len(steps) == 2:
-            signal.raise_signal(signal.SIGINT)
+        if len(steps) == step:
+            for _ in range(times):
+                signal.raise_signal(number)
 
     monkeypatch.setattr(train, "update_ema", interrupting)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
+    picture_folder, monkeypatch, capsys, number
+):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        signal_at_step(patch, 2, number)
+        train.main(tiny(picture_folder))
+    assert stopped.value.code == 128 + number
+    assert "saved after 32 of 96 images; to go on: python " in capsys.readouterr().out
+    halves = train.main(tiny(picture_folder))
+    whole = train.main(tiny(picture_folder, run="whole"))
+    assert_same_bits(halves, whole)
+    assert losses_of(halves) == losses_of(whole)
+
+
+def test_a_second_signal_stops_at_once(picture_folder, monkeypatch):
+    train.main(tiny(picture_folder, stop_after=16))
     with pytest.raises(SystemExit) as stopped:
+        signal_at_step(monkeypatch, 2, signal.SIGINT, times=2)
         train.main(tiny(picture_folder))
     assert stopped.value.code == 130
-    assert "to go on, repeat the command" in capsys.readouterr().out
-    assert checkpoint.load(train.Path("results/flags/checkpoint.pth"))["images_seen"] == 32
+    assert checkpoint.load(train.Path("results/flags/checkpoint.pth"))["images_seen"] == 16
+
+
+def test_a_crash_doubles_or_loses_no_line_of_the_metrics_and_leaves_no_litter(
+    picture_folder, monkeypatch
+):
+    whole = train.main(tiny(picture_folder, run="whole"))
+    original = train.update_ema
+
+    def crashing(ema, model, clock, size):
+        original(ema, model, clock, size)
+        1 / (80 - clock)  # the last checkpoint is of image 48, the last line of 64
+
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(train, "update_ema", crashing)
+        train.main(tiny(picture_folder, run="crashed"))
+    crashed = whole.with_name("crashed")
+    assert losses_of(crashed)[-1]["images"] == 64
+    (crashed / "samples" / "checkpoint.pth.tmp").write_bytes(b"half")
+    train.main(tiny(picture_folder, run="crashed"))
+    assert losses_of(crashed) == losses_of(whole)
+    assert_same_bits(crashed, whole)
+    assert {p.name for p in crashed.rglob("*.png")} == {p.name for p in whole.rglob("*.png")}
+    assert not list(crashed.rglob("*.tmp"))
+
+
+def test_a_damaged_checkpoint_costs_no_more_than_the_images_since_the_one_before(
+    picture_folder, capsys
+):
+    whole = train.main(tiny(picture_folder, run="whole"))
+    train.main(tiny(picture_folder, run="hurt", stop_after=64))  # saved after 48 and after 64
+    path = whole.with_name("hurt") / "checkpoint.pth"
+    path.write_bytes(path.read_bytes()[:-1000])
+    hurt = train.main(tiny(picture_folder, run="hurt"))
+    told = capsys.readouterr().out
+    assert "is damaged" in told and "from image 48" in told
+    assert_same_bits(whole, hurt)
+    assert losses_of(whole) == losses_of(hurt)
+
+
+def test_milestones_are_kept_and_change_nothing(picture_folder):
+    plain = train.main(tiny(picture_folder, run="plain"))
+    kept = train.main(tiny(picture_folder, run="kept", keep_every=32))
+    for clock in (32, 64, 96):
+        assert checkpoint.load(kept / f"checkpoint-{clock:09d}.pth")["images_seen"] == clock
+    assert_same_bits(plain, kept)
+
+
+def test_two_processes_never_train_one_run(picture_folder):
+    with (
+        files.locked(train.Path("results/flags/lock"), wait=False),
+        pytest.raises(UserError, match="flags is in use by another process"),
+    ):
+        train.main(tiny(picture_folder))
+    assert not train.Path("results/flags/checkpoint.pth").exists()
+
+
+@pytest.mark.parametrize("kind", ["caption", "picture", "one picture more"])
+def test_other_data_is_refused(picture_folder, kind):
+    train.main(tiny(picture_folder, stop_after=16))
+    metadata = picture_folder / "metadata.jsonl"
+    if kind == "caption":
+        metadata.write_text(metadata.read_text().replace("red and then blue", "blue", 1))
+    elif kind == "picture":
+        (picture_folder / "00.png").write_bytes((picture_folder / "01.png").read_bytes())
+    else:
+        (picture_folder / "a.png").write_bytes((picture_folder / "01.png").read_bytes())
+        line = json.dumps({"file_name": "a.png", "text": "red"})
+        metadata.write_text(metadata.read_text() + "\n" + line)
+    with pytest.raises(UserError, match="have changed.*--run NAME.*--init-from"):
+        train.main(tiny(picture_folder))
+
+
+def test_harmless_changes_are_allowed_and_told(picture_folder, capsys):
+    train.main(tiny(picture_folder, stop_after=16))
+    train.main(tiny(picture_folder, sample_every=32))
+    told = capsys.readouterr().out
+    assert "changed since the last checkpoint: --sample-every was 48, is 32" in told
+
+
+def test_a_run_may_start_from_other_weights_and_keeps_their_words(picture_folder):
+    old = train.main(tiny(picture_folder, run="old"))
+    metadata = picture_folder / "metadata.jsonl"
+    metadata.write_text(metadata.read_text().replace("gold", "yellow"))
+    config = tiny(picture_folder, run="new", init_from=str(old), stop_after=16, lr=1e-9)
+    new = checkpoint.load_model(train.main(config) / "checkpoint.pth")
+    source = checkpoint.load_model(old / "checkpoint.pth")
+    words = source.tokenizer.vocabulary
+    assert new.tokenizer.vocabulary == [*words, "yellow"]
+    for prompts in (["red and then blue"], ["gold and then red"]):
+        assert torch.allclose(new.draw(prompts, [0]), source.draw(prompts, [0]), atol=1e-3)
+    train.main(tiny(picture_folder, run="new", stop_after=32, lr=1e-9))  # begun, so not needed
+    with pytest.raises(UserError, match="--init-from was '', is 'weights.pth'"):
+        train.main(tiny(picture_folder, run="old", init_from="weights.pth", images=192))
+    config = tiny(picture_folder, run="other", init_from=str(old), noise_dim=8)
+    with pytest.raises(UserError, match="other sizes; add --noise-dim 64"):
+        train.main(config)
+
+
+def test_a_moved_folder_is_the_same_data(picture_folder):
+    whole = train.main(tiny(picture_folder, run="whole"))
+    train.main(tiny(picture_folder, run="moved", stop_after=48))
+    moved = picture_folder.rename(picture_folder.with_name("elsewhere"))
+    assert_same_bits(whole, train.main(tiny(moved, run="moved")))
+
+
+@pytest.mark.skipif(not train.Path("/dev/full").exists(), reason="needs Linux")
+def test_a_full_disk_stops_the_run_with_one_sentence_and_keeps_the_checkpoint(
+    picture_folder, monkeypatch
+):
+    run = train.main(tiny(picture_folder, stop_after=48))
+    original = train.checkpoint.save
+
+    def on_a_full_disk(state, path):
+        path.with_name(f"{path.name}.{os.getpid()}.tmp").symlink_to("/dev/full")
+        original(state, path)
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="No space left") as error:
+        patch.setattr(train.checkpoint, "save", on_a_full_disk)
+        train.main(tiny(picture_folder))
+    assert "\n" not in str(error.value)
+    assert checkpoint.load(run / "checkpoint.pth")["images_seen"] == 48
+    assert not list(run.rglob("*.tmp"))
+    whole = train.main(tiny(picture_folder, run="whole"))
+    assert_same_bits(train.main(tiny(picture_folder)), whole)
+
+
+def test_a_folder_removed_while_training_ends_in_one_sentence(picture_folder, monkeypatch):
+    original = train.update_ema
+
+    def removing(ema, model, clock, size):
+        original(ema, model, clock, size)
+        if clock == 32:
+            shutil.rmtree("results/flags")
+
+    monkeypatch.setattr(train, "update_ema", removing)
+    with pytest.raises(UserError, match="cannot be written: .*No such file"):
+        train.main(tiny(picture_folder))
 
 
 def test_other_settings_are_refused_and_named(picture_folder):
@@ -265,16 +426,88 @@ def test_the_average_has_the_promised_half_life():
     assert ema.weight.item() == pytest.approx(0.5, abs=1e-3)
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(
-    picture_folder, monkeypatch
-):
+def test_a_loss_that_is_no_number_stops_the_run_and_names_its_pictures(picture_folder, monkeypatch):
     run = train.main(tiny(picture_folder, stop_after=48))
+    seen, original = [], train.training_batch
     monkeypatch.setattr(
         train, "sliced_wasserstein_loss", lambda *_: torch.tensor(math.nan, requires_grad=True)
+    )
+    monkeypatch.setattr(
+        train, "training_batch", lambda *args: seen.append(original(*args)) or seen[-1]
     )
     with pytest.raises(UserError, match="sharpness_loss became nan after 64 images"):
         train.main(tiny(picture_folder))
     assert checkpoint.load(run / "checkpoint.pth")["images_seen"] == 48
+    step = json.loads((run / "non_finite.json").read_text())
+    assert (step["what"], step["images_seen"]) == ("sharpness_loss became nan", 64)
+    # The same step again: the same pictures, words and noise.
+    data = dataset.CaptionedImages(str(picture_folder), image_size=32)
+    again = original(data, checkpoint.load_model(run / "checkpoint.pth"), tiny(picture_folder), 64)
+    assert all(torch.equal(a, b) for a, b in zip(again, seen[-1], strict=True))
+    items = train.items_at(tiny(picture_folder), len(data), 64)
+    assert step["pictures"] == [data[i][2] for i in items]
+
+
+def test_weights_that_are_no_numbers_are_never_saved(picture_folder, monkeypatch):
+    run = train.main(tiny(picture_folder, stop_after=48))
+    monkeypatch.setattr(train, "learning_rate", lambda config, clock, start: 1e20)
+    with pytest.raises(UserError, match="norm of the weights became (inf|nan) after 48 images"):
+        train.main(tiny(picture_folder, stop_after=64))
+    assert checkpoint.load(run / "checkpoint.pth")["images_seen"] == 48
+
+
+def test_a_kill_between_any_two_renames_costs_nothing_that_was_saved(picture_folder, monkeypatch):
+    whole = train.main(tiny(picture_folder, run="whole"))
+    config = tiny(picture_folder, run="half", keep_every=48)
+    half = train.main(dataclasses.replace(config, stop_after=48))
+    original = os.replace
+    for last in ("checkpoint-000000096.pth", "checkpoint.previous.pth", "checkpoint.pth"):
+
+        def killed(source, target, last=last):
+            if str(target).endswith(last):
+                raise KeyboardInterrupt
+            original(source, target)
+
+        shutil.copytree(half, half.with_name("killed"))
+        config = dataclasses.replace(config, run="killed")
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(os, "replace", killed)
+            train.main(config)
+        again = train.main(config)
+        assert_same_bits(whole, again)
+        assert losses_of(whole) == losses_of(again)
+        for clock in (48, 96):
+            assert checkpoint.load(again / f"checkpoint-{clock:09d}.pth")["images_seen"] == clock
+        assert not list(again.rglob("*.tmp")) and not list(again.glob("checkpoint-*.previous.pth"))
+        shutil.rmtree(again)
+
+
+def test_a_signal_in_the_last_moment_of_a_step_is_not_lost(picture_folder, monkeypatch):
+    original, sent = train.passed, []
+
+    def late(before, clock, interval):
+        if clock == 32 and not sent:
+            sent.append(signal.raise_signal(signal.SIGINT))
+        return original(before, clock, interval)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(train, "passed", late)
+        train.main(tiny(picture_folder))
+    assert checkpoint.load(train.Path("results/flags/checkpoint.pth"))["images_seen"] == 32
+
+
+def test_a_loss_that_leaps_and_recovers_is_logged_and_not_repaired(picture_folder, monkeypatch):
+    calls, original = [], train.regression_loss
+
+    def leaping(*arguments):
+        calls.append(1)
+        return original(*arguments) * (100 if len(calls) == 2 else 1)
+
+    monkeypatch.setattr(train, "regression_loss", leaping)
+    monkeypatch.setattr(train, "LOGS_PER_SAMPLE", 1)
+    run = train.main(tiny(picture_folder))
+    largest = [m["largest_total"] for m in losses_of(run) if m["split"] == "train"]
+    assert len(largest) == 2 and largest[0] > 20 * largest[1]
 
 
 def test_overfitting_is_told_and_the_best_weights_are_drawn_from(
@@ -292,7 +525,7 @@ def test_overfitting_is_told_and_the_best_weights_are_drawn_from(
     told = capsys.readouterr().out
     assert "160 images: overfitting, held-out captions were drawn best after 128" in told
     assert "the weights of image 128 drew held-out captions best" in told
-    progress = checkpoint.progress(run / "checkpoint.pth")
+    progress = checkpoint.progress(checkpoint.load(run / "checkpoint.pth"))
     assert progress == " (160 of 160 images seen, the best after 128)"
     drawn_from = checkpoint.load_model(run / "checkpoint.pth").state_dict()
     for name, weight in after_128.items():

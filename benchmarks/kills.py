@@ -1,0 +1,137 @@
+"""Does a run survive kill -9? Killed at random moments, gone on with by the same command, compared
+with a run that nothing happened to.
+
+    python benchmarks/kills.py --kills 200        about 10 minutes on 2 CPU cores
+
+Writes results_short/kills.json. Needs Linux or macOS.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import checkpoint
+import train
+from command_line import provenance
+
+RECORD = Path(__file__).parent.parent / "results_short" / "kills.json"
+SETTINGS = {"images": 192, "batch_size": 16, "image_size": 32, "sample_every": 48, "keep_every": 64,
+            "precision": "float32", "data": "flags", "run": "run"}  # fmt: skip
+LONGEST = 1.5  # the latest kill, in times of a whole run
+LATER = "second"  # in the names of what may differ: seconds, images a second
+
+
+def make_flags(folder: Path, num: int = 60) -> None:
+    """Small captioned pictures of two colours each."""
+    colours = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 70, 220)}
+    folder.mkdir(parents=True)
+    lines = []
+    for i in range(num):
+        left, right = list(colours)[i % 3], list(colours)[i // 3 % 3]
+        picture = Image.new("RGB", (32, 32), colours[left])
+        picture.paste(colours[right], (16, 0, 32, 32))
+        picture.save(folder / f"{i:02d}.png")
+        lines.append(json.dumps({"file_name": f"{i:02d}.png", "text": f"{left} and then {right}"}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+
+
+def train_in(folder: Path) -> None:
+    """What the child process does."""
+    os.chdir(folder)
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    train.main(train.TrainConfig(**SETTINGS))
+
+
+def outcome(folder: Path) -> dict:
+    """All that must be the same: state, metrics and sample sheets; times apart."""
+    run = folder / "results" / "run"
+    state = checkpoint.load(run / "checkpoint.pth")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    state["lines"] = [{k: v for k, v in line.items() if LATER not in k} for line in lines]
+    state["sheets"] = {p.name: p.read_bytes() for p in (run / "samples").iterdir()}
+    state["files"] = sorted(p.relative_to(run).as_posix() for p in run.rglob("*"))
+    return {k: v for k, v in state.items() if k not in ("seconds", "metrics")}
+
+
+def differences(a: object, b: object, name: str = "") -> list[str]:
+    """Where two nested values differ, bit for bit."""
+    if type(a) is not type(b):
+        return [name]
+    if isinstance(a, torch.Tensor):
+        return [] if torch.equal(a, b) else [name]
+    if isinstance(a, dict):
+        if a.keys() != b.keys():
+            return [name]
+        return [d for k in a for d in differences(a[k], b[k], f"{name}/{k}")]
+    if isinstance(a, (list, tuple)) and len(a) == len(b):
+        return [d for i, x in enumerate(a) for d in differences(x, b[i], f"{name}/{i}")]
+    return [] if a == b else [name]
+
+
+def kill_often(folder: Path, kills: int, seed: int = 0) -> dict:
+    """Kill runs `kills` times; as soon as one is through, compare it and begin another.
+
+    Returns how many kills and runs there were, and where runs differed from the one left alone.
+    """
+    context, rng = multiprocessing.get_context("forkserver"), random.Random(seed)
+    context.set_forkserver_preload(["train"])  # so that a process starts in a moment
+
+    def start(name: str) -> multiprocessing.Process:
+        if not (folder / name).exists():
+            make_flags(folder / name / "flags")
+        process = context.Process(target=train_in, args=(folder / name,))
+        process.start()
+        return process
+
+    start("whole").join()
+    began = time.monotonic()
+    start("again").join()  # with everything imported
+    longest = LONGEST * (time.monotonic() - began)
+    expected, done, runs, differ, failed = outcome(folder / "whole"), 0, 0, [], 0
+    while done < kills:
+        process = start(f"killed-{runs}")
+        process.join(rng.random() * longest)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            done += process.exitcode == -signal.SIGKILL
+            if done < kills:
+                continue
+            process = start(f"killed-{runs}")
+            process.join()
+        failed += process.exitcode != 0
+        differ += differences(expected, outcome(folder / f"killed-{runs}"), f"run {runs}")
+        runs += 1
+    return {"kills": done, "runs": runs, "runs_failed": failed, "differences": differ}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=200, help="how often (default: 200)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    args = parser.parse_args()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        result = kill_often(Path(folder), args.kills, args.seed)
+    about = provenance("cpu") | {"seconds": round(time.monotonic() - began)}
+    RECORD.write_text(json.dumps(result | {"about": about}, indent=1) + "\n")
+    print(json.dumps(result))
+    sys.exit(bool(result["differences"] or result["runs_failed"]))
+
+
+if __name__ == "__main__":
+    main()
