@@ -516,6 +516,7 @@ def trained_with(state: dict, path: Path, config: EvaluateConfig) -> dict[str, s
 def main(config: EvaluateConfig) -> dict:
     """Measure, write evaluation.json and the figures, print a table; returns what was written."""
     began, device = time.monotonic(), choose_device(config.device)
+    about = provenance(device)  # before what is written here changes the tree
     path = checkpoint.find_weights(config.model)
     state = checkpoint.load(path)
     model = checkpoint.model_of(state, path).to(device)
@@ -531,10 +532,10 @@ def main(config: EvaluateConfig) -> dict:
     at_judges_size = CaptionedImages(config.data or None, image_size=judges.SIDE, **settings)
     panel = judges.load(at_judges_size, fit=config.fit_judges)
     rows = evaluate(config, model, panel, dataset)
-    about = {"weights": str(path), "split": config.split, "judges": panel.fingerprint}
+    about |= {"weights": str(path), "split": config.split, "judges": panel.fingerprint}
     about |= {"quick": config.quick}
     about |= {"seconds": round(time.monotonic() - began, 1)}
-    result = headline(rows) | rows | {"about": provenance(device) | about}
+    result = headline(rows) | rows | {"about": about}
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "evaluation.json").write_text(json.dumps(rounded(result), indent=1) + "\n")

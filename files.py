@@ -33,6 +33,7 @@ def write_whole(
             except OSError:  # a file system without a second name for one file
                 shutil.copy2(path, second_name)
             os.replace(second_name, previous(path))
+            second_name.unlink(missing_ok=True)  # left where both are one file already
         os.replace(temporary, path)
     except OSError as error:
         for litter in path.parent.glob(f"{path.name}.{os.getpid()}.*tmp"):

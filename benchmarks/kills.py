@@ -23,8 +23,11 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import checkpoint
+import flow
+import runs
 import train
 from command_line import provenance
+from model import ModelConfig
 
 RECORD = Path(__file__).parent.parent / "results_short" / "kills.json"
 SETTINGS = {"images": 192, "batch_size": 16, "image_size": 32, "sample_every": 48, "keep_every": 64,
@@ -47,9 +50,18 @@ def make_flags(folder: Path, num: int = 60) -> None:
     (folder / "metadata.jsonl").write_text("\n".join(lines))
 
 
+def small_config(**settings) -> ModelConfig:
+    """Of a model that trains several times as fast."""
+    return ModelConfig(text_dim=64, channels=(64, 48, 32, 24), **settings)
+
+
+small_config.sharpness = ModelConfig.sharpness
+
+
 def train_in(folder: Path) -> None:
     """What the child process does."""
     os.chdir(folder)
+    runs.ModelConfig, flow.HIDDEN = small_config, 32
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     train.main(train.TrainConfig(**SETTINGS))
 

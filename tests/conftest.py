@@ -3,11 +3,11 @@
 import json
 
 import pytest
+from kills import small_config
 from PIL import Image
 
 import flow
 import runs
-from model import ModelConfig
 
 COLOURS = {
     "red": (220, 30, 30),
@@ -15,14 +15,6 @@ COLOURS = {
     "blue": (40, 70, 220),
     "gold": (240, 200, 40),
 }
-
-
-def small_config(**settings) -> ModelConfig:
-    """Of a model that trains several times as fast."""
-    return ModelConfig(text_dim=64, channels=(64, 48, 32, 24), **settings)
-
-
-small_config.sharpness = ModelConfig.sharpness
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ def survives(folder: Path, num: int) -> None:
 
 
 def test_a_run_that_is_killed_ends_as_one_left_alone(tmp_path):
-    survives(tmp_path, 4)
+    survives(tmp_path, 3)
 
 
 @pytest.mark.slow

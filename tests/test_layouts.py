@@ -227,7 +227,7 @@ def test_subfolders_with_metadata_cannot_leave_the_root_either(tmp_path):
         {"file_name": "b.png", "text": "in"},
     )
     collection = find_collection(root)
-    assert collection.records == [Record("train/b.png", ("in",))]
+    assert collection.records == [Record("train/b.png", ("in",), "train")]
     assert len(collection.skipped["paths that leave the folder"]) == 2
 
 
