@@ -136,10 +136,10 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200, help="how often (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     args = parser.parse_args()
-    began = time.monotonic()
+    began, about = time.monotonic(), provenance("cpu")
     with tempfile.TemporaryDirectory() as folder:
         result = kill_often(Path(folder), args.kills, args.seed)
-    about = provenance("cpu") | {"seconds": round(time.monotonic() - began)}
+    about |= {"seconds": round(time.monotonic() - began)}
     RECORD.write_text(json.dumps(result | {"about": about}, indent=1) + "\n")
     print(json.dumps(result))
     sys.exit(bool(result["differences"] or result["runs_failed"]))
