@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -37,12 +38,13 @@ LATER = "second"  # in the names of what may differ: seconds, images a second
 
 
 def make_flags(folder: Path, num: int = 60) -> None:
-    """Small captioned pictures of two colours each."""
-    colours = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 70, 220)}
+    """Small pictures, left half one colour and right half another, with captions that say so."""
+    colours = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 70, 220),
+               "gold": (240, 200, 40)}  # fmt: skip
     folder.mkdir(parents=True)
     lines = []
     for i in range(num):
-        left, right = list(colours)[i % 3], list(colours)[i // 3 % 3]
+        left, right = list(colours)[i % 4], list(colours)[i // 4 % 4]
         picture = Image.new("RGB", (32, 32), colours[left])
         picture.paste(colours[right], (16, 0, 32, 32))
         picture.save(folder / f"{i:02d}.png")
@@ -112,13 +114,16 @@ def kill_often(folder: Path, kills: int, seed: int = 0) -> dict:
     start("again").join()  # with everything imported
     longest = LONGEST * (time.monotonic() - began)
     expected, done, runs, differ, failed = outcome(folder / "whole"), 0, 0, [], 0
+    bar = tqdm(total=kills, desc="killing", unit="kill")
     while done < kills:
         process = start(f"killed-{runs}")
         process.join(rng.random() * longest)
         if process.is_alive():
             process.kill()
             process.join()
-            done += process.exitcode == -signal.SIGKILL
+            killed = process.exitcode == -signal.SIGKILL
+            done += killed
+            bar.update(killed)
             if done < kills:
                 continue
             process = start(f"killed-{runs}")
@@ -126,6 +131,7 @@ def kill_often(folder: Path, kills: int, seed: int = 0) -> dict:
         failed += process.exitcode != 0
         differ += differences(expected, outcome(folder / f"killed-{runs}"), f"run {runs}")
         runs += 1
+    bar.close()
     return {"kills": done, "runs": runs, "runs_failed": failed, "differences": differ}
 
 

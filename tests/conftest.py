@@ -1,20 +1,10 @@
 """Small captioned pictures, made afresh for each test."""
 
-import json
-
 import pytest
-from kills import small_config
-from PIL import Image
+from kills import make_flags, small_config
 
 import flow
 import runs
-
-COLOURS = {
-    "red": (220, 30, 30),
-    "green": (30, 160, 60),
-    "blue": (40, 70, 220),
-    "gold": (240, 200, 40),
-}
 
 
 @pytest.fixture
@@ -24,15 +14,6 @@ def picture_folder(tmp_path, monkeypatch):
     model."""
     monkeypatch.setattr(runs, "ModelConfig", small_config)
     monkeypatch.setattr(flow, "HIDDEN", 32)
-    folder = tmp_path / "flags"
-    folder.mkdir()
-    lines = []
-    for i in range(60):
-        left, right = list(COLOURS)[i % 4], list(COLOURS)[i // 4 % 4]
-        picture = Image.new("RGB", (32, 32), COLOURS[left])
-        picture.paste(COLOURS[right], (16, 0, 32, 32))
-        picture.save(folder / f"{i:02d}.png")
-        lines.append(json.dumps({"file_name": f"{i:02d}.png", "text": f"{left} and then {right}"}))
-    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    make_flags(tmp_path / "flags")
     monkeypatch.chdir(tmp_path)
-    return folder
+    return tmp_path / "flags"

@@ -78,12 +78,14 @@ def test_same_seed_same_bits_and_another_seed_others(picture_folder):
     assert any(not torch.equal(w, other[n]) for n, w in weights_of(one).items())
 
 
-@pytest.mark.parametrize("stop", [16, 48, 64])
-def test_stopping_and_resuming_equals_not_stopping_bit_for_bit(picture_folder, stop):
-    whole = train.main(tiny(picture_folder, run="whole"))
-    train.main(tiny(picture_folder, run="halves", stop_after=stop))
+@pytest.mark.parametrize(
+    "stop, settings", [(16, {}), (48, {"noise_dim": 0}), (64, {"sharpen": 0.0}), (64, {})]
+)
+def test_stopping_and_resuming_equals_not_stopping_bit_for_bit(picture_folder, stop, settings):
+    whole = train.main(tiny(picture_folder, run="whole", **settings))
+    train.main(tiny(picture_folder, run="halves", stop_after=stop, **settings))
     assert checkpoint.load(whole.with_name("halves") / "checkpoint.pth")["images_seen"] == stop
-    halves = train.main(tiny(picture_folder, run="halves"))
+    halves = train.main(tiny(picture_folder, run="halves", **settings))
     assert_same_bits(whole, halves)
     assert losses_of(whole) == losses_of(halves)
 
