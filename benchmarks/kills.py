@@ -1,7 +1,7 @@
 """Does a run survive kill -9? Killed at random moments, gone on with by the same command, compared
 with a run that nothing happened to.
 
-    python benchmarks/kills.py --kills 200        about 10 minutes on 2 CPU cores
+    python benchmarks/kills.py --kills 200        10 to 20 minutes on 2 CPU cores
 
 Writes results_short/kills.json. Needs Linux or macOS.
 """
