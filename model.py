@@ -23,7 +23,7 @@ from tokenizer import PAD, Tokenizer
 
 IMAGE_SIZES = (32, 64, 128, 256)
 TEXT_ENCODERS = ("lstm", "attention", "both")
-TRUNCATION = 0.7  # of the noise when drawing: at 1, drawings vary twice as much as pictures do
+TRUNCATION = 0.7  # of the noise when drawing, so that drawings vary as pictures do
 NUM_LAYERS = 6  # that a picture is composed of
 AUGMENTATION_DIM = 8  # what augment.py tells the generator about each training picture; 0 = nothing
 
