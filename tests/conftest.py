@@ -1,10 +1,19 @@
 """Small captioned pictures, made afresh for each test."""
 
+import os
+
 import pytest
+import torch
 from kills import make_flags, small_config
 
 import flow
 import runs
+
+
+def pytest_configure() -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core: threads would be in the way
+        torch.set_num_threads(1)
+        os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 
 
 @pytest.fixture
