@@ -1,5 +1,8 @@
 """Which pictures and captions does training see? A torch Dataset over one cache of pixels.
 
+    python dataset.py PATH                             check a collection (check.py)
+    python dataset.py PATH --export jsonl OUT          write it in another layout (export.py)
+
     CaptionedImages("folder")                          found by layouts.py
     CaptionedImages([("a.png", "a red bird"), ...])    a Python list
     CaptionedImages()                                  the built-in scenes
@@ -10,36 +13,21 @@ Each picture is decoded once, into a memory-mapped file; epochs after that cost 
 import copy
 import hashlib
 import json
-import os
-import shutil
-import warnings
-from collections import defaultdict
+import time
 from collections.abc import Sequence
-from functools import partial
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 import scenes
+from cache import Streamed, describe, hash_of, open_index, open_pictures
 from command_line import UserError
-from files import locked
-from layouts import (
-    FITS,
-    RESIZE_FILTERS,
-    Collection,
-    Record,
-    find_collection,
-    load_picture,
-    read_pairs,
-)
+from layouts import Collection, DataConfig, Record, read_pairs
 
-CACHE_VERSION = 1  # raise it when the same file would give other pixels
-MAX_HASHED = 65_536  # pictures that a fingerprint looks at
+MAX_HASHED = 65_536  # of more pictures than these, a fingerprint looks at NUM_SPREAD
+NUM_SPREAD = 4_096
 NUM_SCENES = {"train": 32_768, "validation": 1_024, "unseen": 1_024}
 
 
@@ -49,20 +37,17 @@ class CaptionedImages(Dataset):
     dataset[i] is (picture (3, S, S) uint8 tensor, list of captions, relative path).
 
     Args:
-        data: a folder, a list of (picture path, caption or captions), or None for the scenes.
+        data: a folder (or zip, tar, table), a list of (picture path, caption or captions), or None
+            for the scenes.
         split: "train", "validation" or another that the collection has (scenes: "unseen"). Where
             it tells nothing of validation, that is picked by a hash of the path, so that a picture
             stays where it is when files are added.
         image_size: S, in pixels.
-        resize: "lanczos", or "nearest" for pixel art.
-        fit: "crop" the middle of pictures that are not square, or "pad" them with white.
         validation_share: share of the pictures kept out of training, 0..1.
-        cache_dir: folder of the pixels' cache.
-        show_progress: draw a bar while the cache is built.
+        cache_dir: folder of the caches of captions and pixels.
+        options: how to read and resize, the fields of layouts.DataConfig: resize="nearest", ...
 
-    Raises:
-        UserError: no captioned pictures, none of them readable, no such split, or the cache cannot
-            be written.
+    Raises UserError where there is no such collection or split, or nothing in it can be read.
     """
 
     def __init__(
@@ -70,74 +55,120 @@ class CaptionedImages(Dataset):
         data: str | Path | Sequence[tuple[str | Path, str | Sequence[str]]] | None = None,
         split: str = "train",
         image_size: int = 64,
-        resize: str = "lanczos",
-        fit: str = "crop",
         validation_share: float = 0.05,
         cache_dir: str | Path = "results/cache",
         show_progress: bool = True,
+        **options,
     ):
-        if resize not in RESIZE_FILTERS or fit not in FITS:
-            raise ValueError(f"resize is one of {tuple(RESIZE_FILTERS)}, fit of {FITS}")
-        if data is None:
-            self.collection = list_scenes()
-        elif isinstance(data, (str, Path)):
-            self.collection = find_collection(data)
+        config, cache_dir = DataConfig(**options), Path(cache_dir)
+        if isinstance(data, (str, Path)):
+            self.collection, self.rows, names = open_index(Path(data), config, cache_dir)
         else:
-            self.collection = read_pairs(data)
-        self.pictures, unreadable = open_cache(
-            self.collection, (image_size, resize, fit), Path(cache_dir), show_progress
-        )  # (N, 3, S, S) uint8, memory-mapped
-        self.splits = defaultdict(list)  # split -> numbers of its records
-        told = any(record.split == "validation" for record in self.collection.records)
-        for i, record in enumerate(self.collection.records):
-            if i in unreadable:
-                self.collection.skipped[unreadable[i]].append(record.path)
-                continue
-            part = record.split or "train"
-            if part == "train" and not told:
-                part = split_of(record.path, validation_share)
-            self.splits[part].append(i)
-        if not any(self.splits.values()):
+            self.collection = list_scenes() if data is None else read_pairs(data)
+            if not self.collection.records:
+                raise UserError(f"nothing can be read: {self.collection.skipped_line()}")
+            self.rows, names = describe(self.collection)
+        settings = {"image_size": image_size, "resize": config.resize, "fit": config.fit,
+                    "max_megapixels": config.max_megapixels,
+                    "crop_boxes": config.crop_boxes}  # fmt: skip
+        self.pictures, unreadable = open_pictures(
+            self.collection, self.rows, settings, cache_dir, config.cache_bytes(), show_progress
+        )  # (N, 3, S, S) uint8
+        self.seconds_waited = 0.0  # for pictures, by all that asked for batches
+        self.replaced: set[int] = set()  # numbers of pictures that turned out to be unreadable
+        readable = np.ones(len(self.rows), bool)
+        for i, reason in unreadable.items():
+            readable[i] = False
+            self.collection.skipped[reason].append(self.collection.records[i].path)
+        self.splits = self._splits(names, readable, validation_share)  # -> numbers of its records
+        if not any(len(numbers) for numbers in self.splits.values()):
             raise UserError(
                 f"none of the pictures in {data} can be read: {self.collection.skipped_line()}"
             )
         if split not in (*self.splits, "train", "validation"):
             has = ", ".join(sorted(self.splits))
             raise UserError(f"{data or 'the scenes'} has no split {split!r}; it has {has}")
-        self.indices = self.splits[split]
+        self.indices = self._indices(split)
+
+    def _splits(self, names: list[str], readable: np.ndarray, share: float) -> dict:
+        told = {name: self.rows["split"] == i for i, name in enumerate(names)}
+        train = told.pop("", False) | told.pop("train", False)
+        if not told.get("validation", np.zeros(1, bool)).any():
+            drawn = held_out(self.rows["path"], share)
+            told["validation"], train = train & drawn, train & ~drawn
+        found = {name: np.flatnonzero(those & readable) for name, those in told.items()}
+        return {"train": np.flatnonzero(train & readable)} | found
+
+    def _indices(self, split: str) -> np.ndarray:
+        numbers = self.splits.get(split, np.zeros(0, int))
+        return np.repeat(numbers, self.rows["repeats"][numbers]) if split == "train" else numbers
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, list[str], str]:
-        record = self.collection.records[self.indices[i]]
-        picture = torch.from_numpy(self.pictures[self.indices[i]].copy())
-        return picture, list(record.captions), record.path
+        pictures, (record,) = self._read([self.indices[i]])
+        return torch.from_numpy(pictures[0]), list(record.captions), record.path
 
     def other_split(self, split: str) -> "CaptionedImages":
         """The same collection, another split of it."""
         other = copy.copy(self)
-        other.indices = self.splits.get(split, [])
+        other.indices = self._indices(split)
         return other
 
     def batch(self, numbers: Sequence[int]) -> tuple[torch.Tensor, list[tuple[str, ...]]]:
         """The pictures (B, 3, S, S) uint8 and the captions of several items at once."""
-        indices = [self.indices[i] for i in numbers]
-        captions = [self.collection.records[i].captions for i in indices]
-        return torch.from_numpy(self.pictures[indices]), captions
+        pictures, records = self._read(self.indices[list(numbers)])
+        return torch.from_numpy(pictures), [record.captions for record in records]
 
-    def captions(self) -> list[str]:
-        """All captions of this split."""
-        return [c for i in self.indices for c in self.collection.records[i].captions]
+    def prefetch(self, numbers: Sequence[int]) -> None:
+        """Begin to decode the batch that will be asked for next, where there is no cache."""
+        if isinstance(self.pictures, Streamed):
+            self.pictures.prefetch(self.indices[list(numbers)].tolist())
+
+    def _read(self, numbers: Sequence[int]) -> tuple[np.ndarray, list[Record]]:
+        began = time.monotonic()
+        numbers = [int(i) for i in numbers]
+        if isinstance(self.pictures, Streamed):
+            pixels = self.pictures.decoded(numbers)
+            for n, picture in enumerate(pixels):
+                while isinstance(picture, str):  # the next one stands in for what cannot be read
+                    self._tell_unreadable(numbers[n], picture)
+                    after = int(np.searchsorted(self.indices, numbers[n], side="right"))
+                    numbers[n] = int(self.indices[after % len(self)])
+                    (picture,) = self.pictures.decoded([numbers[n]])
+                pixels[n] = picture
+            pictures = np.stack(pixels)
+        else:
+            pictures = self.pictures[numbers]  # a copy
+        self.seconds_waited += time.monotonic() - began
+        return pictures, [self.collection.records[i] for i in numbers]
+
+    def _tell_unreadable(self, number: int, reason: str) -> None:
+        if number not in self.replaced:
+            self.replaced.add(number)
+            self.collection.skipped[reason].append(self.collection.records[number].path)
+        if len(self.replaced & set(self.indices.tolist())) == len(set(self.indices.tolist())):
+            raise UserError(f"none of the pictures can be read: {self.collection.skipped_line()}")
+
+    def captions(self, limit: int | None = None) -> list[str]:
+        """All captions of this split; with a limit, those of so many pictures, evenly spread."""
+        records = self.collection.records
+        return [c for i in self.indices[spread(len(self), limit)] for c in records[i].captions]
 
     def fingerprint(self, version: int = 1) -> str:
-        """Changes with the captions of this split, with its pictures (the first MAX_HASHED of them,
-        as they are trained on), and with `version`."""
-        records = self.collection.records
-        captions = ["\n".join(records[i].captions) for i in self.indices]  # none holds a line break
+        """Changes with the captions of this split, with its pictures as they are trained on (of
+        more than MAX_HASHED, NUM_SPREAD are looked at), and with `version`."""
+        few = len(self) <= MAX_HASHED
+        if few:
+            records = self.collection.records
+            captions = ["\n".join(records[i].captions) for i in self.indices]  # without line breaks
+        else:
+            captions = [hash_of(*self.rows["captions"][self.indices])]
         digest = hashlib.blake2b(json.dumps([version, captions]).encode(), digest_size=6)
-        for start in range(0, min(len(self), MAX_HASHED), 1024):
-            pictures, _ = self.batch(range(start, min(start + 1024, len(self), MAX_HASHED)))
+        looked_at = spread(len(self), None if few else NUM_SPREAD)
+        for start in range(0, len(looked_at), 1024):
+            pictures, _ = self.batch(looked_at[start : start + 1024])
             digest.update(pictures.numpy().tobytes())
         return digest.hexdigest()
 
@@ -145,22 +176,27 @@ class CaptionedImages(Dataset):
         """What was found, in a few lines."""
         sizes = {split: len(indices) for split, indices in sorted(self.splits.items())}
         share = sizes.get("validation", 0) / max(1, sum(sizes.values()))
-        num_captions = sum(
-            len(self.collection.records[i].captions) for v in self.splits.values() for i in v
-        )
+        num_captions = sum(self.rows["num_captions"][i].sum() for i in self.splits.values())
+        shown = (self.rows["repeats"] - 1).sum()
+        more = f"\n  repeats: an epoch shows {shown:,} more, as folders say" if shown else ""
+        way = "" if not isinstance(self.pictures, Streamed) else ", decoded each time"
         return (
             f"data: {self.collection.name} ({self.collection.layout}), {sum(sizes.values()):,} "
-            f"pictures with {num_captions:,} captions\n"
+            f"pictures with {num_captions:,} captions{way}\n"
             f"  splits: {', '.join(f'{n:,} {s}' for s, n in sizes.items())}"
-            f" (validation {share:.1%})\n"
+            f" (validation {share:.1%}){more}\n"
             f"  skipped: {self.collection.skipped_line()}"
         )
 
 
-def split_of(path: str, validation_share: float) -> str:
-    """The split of a file, by a hash of its relative path."""
-    digest = hashlib.blake2b(path.encode(errors="surrogateescape"), digest_size=8).digest()
-    return "validation" if int.from_bytes(digest, "big") < validation_share * 2**64 else "train"
+def held_out(hashes: np.ndarray, share: float) -> np.ndarray:
+    """Which pictures validation gets, by the hashes of their paths: (N,) uint64 -> (N,) bool."""
+    return hashes.astype(np.float64) < share * 2.0**64
+
+
+def spread(num: int, limit: int | None) -> list[int]:
+    """Up to `limit` of the numbers 0 .. num - 1, evenly spread."""
+    return [i * num // limit for i in range(limit)] if limit and limit < num else list(range(num))
 
 
 def list_scenes() -> Collection:
@@ -173,101 +209,7 @@ def list_scenes() -> Collection:
     return Collection("scenes", "built-in", None, records)
 
 
-def decode(collection: Collection, settings: tuple[int, str, str], i: int) -> np.ndarray | str:
-    """The pixels (S, S, 3) uint8 of record i, or why there are none."""
-    path = collection.records[i].path
-    if collection.layout == "built-in":
-        split, index = path.split("/")
-        return scenes.render(0, int(index), split, settings[0])[0]
-    try:
-        return load_picture(Path(collection.root or "", path), *settings)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return "pictures with too many pixels"
-    except Exception:  # Pillow raises any kind: OSError, struct.error, SyntaxError, ...
-        return "files that are no readable pictures"
+if __name__ == "__main__":
+    import check
 
-
-def fingerprint(collection: Collection, settings: tuple[int, str, str]) -> str:
-    """Changes when a file, the list of files or a setting changes; not when a caption does."""
-    if collection.layout == "built-in":
-        files = [hashlib.blake2b(Path(scenes.__file__).read_bytes()).hexdigest(), NUM_SCENES]
-    else:
-        stats = [(r.path, os.stat(Path(collection.root or "", r.path))) for r in collection.records]
-        files = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
-    content = json.dumps([CACHE_VERSION, settings, files])
-    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
-
-
-def open_cache(
-    collection: Collection, settings: tuple[int, str, str], cache_dir: Path, show_progress: bool
-) -> tuple[np.ndarray, dict[int, str]]:
-    """The pixels of all records, (N, 3, S, S) uint8 memory-mapped, and {record number: reason} for
-    those that cannot be read (their pixels are 0).
-
-    A cache of other files or settings is rebuilt. It is written under another name and renamed when
-    it is whole, so that a run cut short leaves nothing that looks like a cache.
-    """
-    origin = str((collection.root or Path()).resolve())
-    paths = [] if collection.root else [record.path for record in collection.records]
-    place = hashlib.blake2b(repr((origin, paths, settings)).encode(), digest_size=4).hexdigest()
-    folder = cache_dir / f"{collection.name}-{settings[0]}px-{place}"
-    wanted = fingerprint(collection, settings)
-
-    def cached() -> tuple[np.ndarray, dict[int, str]] | None:
-        try:
-            about = json.loads((folder / "about.json").read_text())
-            pictures = np.load(folder / "pictures.npy", mmap_mode="r")  # ValueError if cut short
-            unreadable = {int(i): reason for i, reason in about["unreadable"].items()}
-            return (pictures, unreadable) if about["fingerprint"] == wanted else None
-        except (OSError, EOFError, ValueError, KeyError):
-            return None
-
-    if found := cached():
-        return found
-    # One process builds, others wait for it.
-    with locked(folder.with_name(folder.name + ".lock"), wait=True):
-        if not cached():
-            _build_cache(collection, settings, folder, wanted, show_progress)
-        if found := cached():
-            return found
-    raise UserError(f"the cache {folder} cannot be read back; remove it and try again")
-
-
-def _build_cache(
-    collection: Collection,
-    settings: tuple[int, str, str],
-    folder: Path,
-    wanted: str,
-    show_progress: bool,
-) -> None:
-    num, size = len(collection.records), settings[0]
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
-    unreadable = {}
-    try:
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
-        unfinished.mkdir(parents=True)
-        pictures = np.lib.format.open_memmap(
-            unfinished / "pictures.npy", "w+", dtype=np.uint8, shape=(num, 3, size, size)
-        )
-        if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a crash later
-            with open(unfinished / "pictures.npy", "r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-        with ThreadPool() as threads, warnings.catch_warnings():  # decoding leaves Python's lock
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            results = threads.imap(partial(decode, collection, settings), range(num), chunksize=64)
-            bar = tqdm(results, "reading pictures", num, unit="img", disable=not show_progress)
-            for i, pixels in enumerate(bar):
-                if isinstance(pixels, str):
-                    unreadable[i] = pixels
-                else:
-                    pictures[i] = pixels.transpose(2, 0, 1)
-        pictures.flush()
-        del pictures  # Windows renames no folder with an open file in it
-        about = {"fingerprint": wanted, "unreadable": unreadable}
-        (unfinished / "about.json").write_text(json.dumps(about))
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.rename(folder)
-    except OSError as error:
-        raise UserError(f"the cache {folder} cannot be written: {error}") from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    check.start()

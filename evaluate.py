@@ -57,7 +57,7 @@ import metrics
 import scenes
 from command_line import UserError, choose_device, provenance, run, setting
 from dataset import CaptionedImages
-from layouts import FITS, RESIZE_FILTERS
+from layouts import DataConfig, reading
 from metrics import bootstrap, mean
 from model import TextToImageModel, from_uint8, to_uint8
 from tokenizer import split_words
@@ -75,9 +75,8 @@ KINDS = ("shape", "colour", "size", "place")
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(DataConfig):
     model: str = setting("", "weights, checkpoint or run; none: the newest run, else the shipped")
-    data: str = setting("", "folder of captioned pictures; none: the built-in scenes")
     split: str = setting("validation", "what to measure on, if the collection has other splits")
     output: str = setting("results/evaluation", "folder for evaluation.json and the figures")
     quick: bool = setting(False, "few pictures: seconds, and wide intervals")
@@ -85,6 +84,7 @@ class EvaluateConfig:
     device: str = setting("auto", "where to draw", ("auto", "cpu", "cuda"))
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.split == "train" or (self.split != "validation" and not self.data):
             raise UserError(
                 f"--split {self.split} holds nothing that was kept out of training; the scenes are "
@@ -495,22 +495,23 @@ def headline(rows: dict) -> dict:
     return top
 
 
-def trained_with(state: dict, path: Path, config: EvaluateConfig) -> dict[str, str]:
-    """How the pictures of a run were resized and fitted; exported weights do not tell.
+def trained_with(state: dict, path: Path, config: EvaluateConfig) -> dict:
+    """How to read the pictures: by the flags, and what those leave at their default as the run did
+    that the weights come from; exported weights do not tell.
 
     Raises UserError where a run on a collection is to be judged on the scenes, or the reverse.
     """
+    settings, defaults = reading(config), reading(DataConfig())
     trained = state.get("config")
-    if not isinstance(trained, dict):
-        return {}
-    data = trained.get("data")
-    if not isinstance(data, str):
-        return {}
+    if not isinstance(trained, dict) or not isinstance(trained.get("data"), str):
+        return settings
+    data = trained["data"]
     if bool(data) != bool(config.data):
         theirs = f"--data {data}" if data else "the built-in scenes"
         raise UserError(f"{path} was trained on {theirs}; evaluate it on the same data")
-    choices = {"resize": tuple(RESIZE_FILTERS), "fit": FITS}
-    return {name: trained[name] for name in choices if trained.get(name) in choices[name]}
+    taken = {name: trained[name] for name, default in defaults.items()
+             if settings[name] == default and type(trained.get(name)) is type(default)}  # fmt: skip
+    return settings | taken
 
 
 def main(config: EvaluateConfig) -> dict:

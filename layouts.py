@@ -1,267 +1,585 @@
-"""Where are the pictures and captions, and how is any of them read? A reader for each layout."""
+"""Which captions belong to which pictures? A reader for each layout that collections come in.
 
-import csv
-import io
-import json
-import os
-import unicodedata
+    imagefolder   metadata.jsonl, .csv or .parquet with file_name and text, in any folder
+    sidecar       a .txt or .caption beside each picture
+    kohya         the same in folders called <repeats>_<words>, the words standing in for captions
+    coco          annotations/captions_*.json, or Karpathy's json
+    webdataset    tar shards of pictures and texts with the same key, as img2dataset writes them
+    c10           CUB birds or Oxford flowers with text_c10/ (Reed) or text/ (AttnGAN, DF-GAN)
+    table         one .csv, .tsv, .jsonl or .json with a path and a caption in each row
+    names         names of folders or files, where --caption-from asks for it
+
+All but coco, webdataset and c10 may lie in a .zip.
+"""
+
+import multiprocessing
+import pickletools
+import posixpath
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
-from PIL import Image, ImageOps
+from command_line import UserError, setting
+from pictures import FITS, MAX_MEGAPIXELS, RESIZE_FILTERS, Box, is_picture_name
+from places import MISSING, OUTSIDE, Folder, Place, Skipped, Zip
+from tars import NO_CAPTION, NO_PICTURE, read_shard
+from texts import (
+    BROKEN,
+    NOT_UTF8,
+    PATH_COLUMNS,
+    caption_cell,
+    clean_caption,
+    is_text,
+    lines_of,
+    load_json,
+    read_text,
+    rows_of,
+)
 
-from command_line import UserError
-
-PICTURE_SUFFIXES = {
-    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm",
-    ".pgm", ".tga", ".avif",
-}  # fmt: skip
-CAPTION_COLUMNS = ("text", "caption", "prompt")
-SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test",
-          "validation": "validation", "valid": "validation", "val": "validation",
-          "dev": "validation"}  # fmt: skip
-METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
-RESIZE_FILTERS = {"lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST}
-FITS = ("crop", "pad")
+FEW_SHARDS = 8  # up to so many are read by one process
+METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
+TEXT_SUFFIXES = (".txt", ".caption")  # of sidecars; the first is read where both are there
+SPLITS = {"train": "train", "training": "train", "restval": "train", "test": "test",
+          "testing": "test", "eval": "test", "evaluation": "test", "validation": "validation",
+          "valid": "validation", "val": "validation", "dev": "validation"}  # fmt: skip
+REPEATED = re.compile(r"([1-9]\d{0,2})_(\S.*)")  # kohya's name of a folder
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     path: str  # of the picture, relative to the root of the collection, with forward slashes
     captions: tuple[str, ...]  # at least one, none empty
     split: str | None = None  # train, validation, test, ...; None: decided by a hash of the path
+    span: tuple[str, int, int] | None = None  # in a tar: which, its first byte there, how many
+    box: Box | None = None  # around what the captions are about
+    repeats: int = 1  # how often an epoch shows it
 
 
 @dataclass
 class Collection:
     name: str
     layout: str
-    root: Path | None  # None: the paths of the records are complete
-    records: list[Record]
-    skipped: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    # reason -> what was skipped for it
+    place: Place | None  # None: drawn, not read
+    records: Sequence[Record]
+    skipped: Skipped = field(default_factory=lambda: defaultdict(list))
 
     def skipped_line(self) -> str:
         """What was left out and why, counted, with one example each; "nothing" if so."""
-        line = "; ".join(f"{len(v)} {k} (e.g. {v[0]})" for k, v in self.skipped.items())
+        line = "; ".join(f"{len(v):,} {k} (e.g. {v[0][:200]})" for k, v in self.skipped.items())
         return line.encode(errors="backslashreplace").decode() or "nothing"
 
 
-def find_collection(path: str | Path) -> Collection:
+@dataclass(frozen=True)
+class Source:
+    """Where a reader begins."""
+
+    name: str  # of the collection
+    layout: str
+    place: Place  # of the pictures
+    texts: Place  # of the captions; the same, but for --image-dir
+    entry: str = ""  # the file that tells all, where there is one
+    caption_from: str = ""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How a collection is read; flags of every script that reads one."""
+
+    data: str = setting("", "captioned pictures: folder, .zip, .tar or table; none: the scenes")
+    format: str = setting("auto", "layout of --data; auto: see for yourself", (
+        "auto", "imagefolder", "sidecar", "kohya", "coco", "webdataset", "c10", "table"
+    ))  # fmt: skip
+    image_dir: str = setting("", "where the pictures of a table or json lie, if not beside it")
+    caption_from: str = setting("", "names of what are the captions", ("", "dirname", "filename"))
+    follow_links: bool = setting(False, "read what links in the folder lead to outside of it")
+    crop_boxes: bool = setting(False, "use only what bounding boxes surround, where there are any")
+    resize: str = setting("lanczos", "filter; nearest for pixel art", tuple(RESIZE_FILTERS))
+    fit: str = setting("crop", "what to do with pictures that are not square", FITS)
+    max_megapixels: float = setting(MAX_MEGAPIXELS, "larger pictures are skipped")
+    cache: str = setting("100", "GB of disk for decoded pictures; beyond it, or with off, they are "
+                         "decoded each time")  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for f in fields(DataConfig):
+            choices = f.metadata["choices"]
+            if choices and getattr(self, f.name) not in choices:
+                raise UserError(f"{f.name} is one of {choices}, not {getattr(self, f.name)!r}")
+        self.cache_bytes()
+        if not self.max_megapixels > 0:
+            raise UserError(f"--max-megapixels must be more than 0, not {self.max_megapixels}")
+
+    def cache_bytes(self) -> float:
+        """How much room decoded pictures may take."""
+        try:
+            return 0.0 if self.cache == "off" else float(self.cache) * 1e9
+        except ValueError:
+            raise UserError(f"--cache is a number of GB, or off, not {self.cache!r}") from None
+
+
+def reading(config: object) -> dict:
+    """Those settings of any script that tell how a collection is read, for CaptionedImages."""
+    return {f.name: getattr(config, f.name) for f in fields(DataConfig) if f.name != "data"}
+
+
+def find_collection(path: str | Path, config: DataConfig | None = None) -> Collection:
     """Find out which layout lies at `path` and read it. Raises UserError where none is found."""
-    root = Path(path)
-    if not root.exists():
-        raise UserError(f"{root} does not exist; --data takes a folder of captioned pictures")
-    if not root.is_dir():
-        raise UserError(f"{root} is a file; --data takes a folder of captioned pictures")
-    read = read_imagefolder if _metadata_files(root) else read_sidecar
-    collection = read(root)
+    return read_collection(find_source(Path(path), config or DataConfig()))
+
+
+def read_collection(source: Source) -> Collection:
+    """Read what `find_source` found. Raises UserError where no picture has a caption."""
+    collection = READERS[source.layout](source)
+    collection.records.sort(key=lambda record: record.path)
+    for place in {id(p): p for p in (source.place, source.texts)}.values():
+        for reason, found in place.skipped.items():
+            collection.skipped[reason] += found
     if not collection.records:
-        seen = Counter(p.suffix.lower() or "no suffix" for p in _walk(root))
-        what = ", ".join(f"{n} x {suffix}" for suffix, n in seen.most_common(5)) or "nothing"
+        names = [name for name in source.place.files]
+        seen = Counter(posixpath.splitext(name)[1].lower() or "no suffix" for name in names)
+        what = ", ".join(f"{n:,} x {suffix}" for suffix, n in seen.most_common(5)) or "nothing"
         raise UserError(
-            f"no captioned pictures in {root} (it holds {what}; skipped: "
-            f"{collection.skipped_line()}); put a "
+            f"no captioned pictures in {source.texts.root} ({source.layout}; it holds {what}; "
+            f"skipped: {collection.skipped_line()}); put a "
             'metadata.jsonl with lines like {"file_name": "1.png", "text": "a red bird"} there, or '
-            "a .txt with the same name beside each picture"
+            "a .txt with the same name beside each picture; or take names of folders or files as "
+            "captions: --caption-from dirname or filename"
         )
     return collection
 
 
-def read_imagefolder(root: Path) -> Collection:
-    """Hugging Face imagefolder: metadata.jsonl or metadata.csv, in the folder or one level down.
+def find_source(path: Path, config: DataConfig) -> Source:
+    """Where pictures and captions lie, and in which layout.
 
-    Columns: file_name, relative to the folder of the metadata file; text, caption or prompt: a
-    string or (jsonl) a list of strings; and, if there, split: train, validation, test or another
-    name, of a picture's first row; else a folder of such a name tells it. Rows of one file are put
+    Raises UserError where there is nothing to read, or not in the layout of --format.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist; --data takes a folder of captioned pictures, a "
+                        ".zip, .tar, .csv, .tsv, .jsonl or .json")  # fmt: skip
+    name, suffix, entry = path.resolve().name, path.suffix.lower(), ""
+    if path.is_dir():
+        texts = Folder(path, config.follow_links)
+    elif suffix == ".zip":
+        texts = Zip(path)
+    elif suffix in (".tar", *TABLE_SUFFIXES):
+        root = path.parent.parent if path.parent.name == "annotations" else path.parent
+        texts = Folder(root, config.follow_links, listed=False)
+        entry = path.relative_to(root).as_posix()
+    else:
+        raise UserError(
+            f"{path} is a file of a kind that cannot be read; --data takes a folder of captioned "
+            "pictures, a .zip, .tar, .csv, .tsv, .jsonl or .json"
+        )
+    layout, found = detect(texts, entry, config)
+    place = texts
+    if config.image_dir:
+        if layout not in ("coco", "table"):
+            raise UserError(f"--image-dir is for tables and annotations; {path} is {layout}")
+        if not Path(config.image_dir).is_dir():
+            raise UserError(f"--image-dir {config.image_dir} is no folder")
+        place = Folder(Path(config.image_dir), config.follow_links, listed=False)
+    return Source(name, layout, place, texts, entry or found, config.caption_from)
+
+
+def detect(texts: Place, entry: str, config: DataConfig) -> tuple[str, str]:
+    """(layout, the file that it begins with or ""). Raises UserError for two kinds of metadata."""
+    names = [entry] if entry else list(texts.files)
+    top = [n for n in names if n.lower().endswith(TABLE_SUFFIXES) and (entry or "/" not in n)]
+    annotations = [n for n in names if n.endswith(".json") and is_coco(texts, n, bool(entry))]
+    metadata = [n for n in names if posixpath.basename(n) in METADATA_NAMES]
+    folders = {part for n in names for part in n.split("/")[:2]}
+    found = {
+        "names": bool(config.caption_from),
+        "webdataset": isinstance(texts, Folder) and any(n.endswith(".tar") for n in names),
+        "coco": bool(annotations),
+        "imagefolder": bool(metadata) and not entry,
+        "c10": "text_c10" in folders
+        or ("text" in folders and bool(folders & {"CUB_200_2011", "images", "jpg"})),
+    }
+    layout = next((layout for layout, is_there in found.items() if is_there), "")
+    if not layout:
+        pictures = [n for n in names if is_picture_name(n)]
+        stems = {posixpath.splitext(n)[0] for n in pictures}
+        has_texts = any(
+            n.lower().endswith(TEXT_SUFFIXES) and posixpath.splitext(n)[0] in stems for n in names
+        )
+        if pictures and all(REPEATED.fullmatch(posixpath.dirname(n)) for n in pictures):
+            layout = "kohya"
+        else:
+            layout = "table" if entry or (len(top) == 1 and not has_texts) else "sidecar"
+    if config.format != "auto":
+        layout = config.format
+    if layout == "imagefolder" and len({posixpath.splitext(n)[1] for n in metadata}) > 1:
+        kinds = " and ".join(sorted({posixpath.basename(n) for n in metadata}))
+        raise UserError(f"{texts.root} holds {kinds}; keep one kind of them")
+    if layout == "table" and not entry and len(top) != 1:
+        raise UserError(f"{texts.root} holds {len(top)} tables; name one of them with --data")
+    return layout, top[0] if layout == "table" else ""
+
+
+# The readers
+
+
+def read_imagefolder(source: Source) -> Collection:
+    """Hugging Face imagefolder: metadata.jsonl, .csv or .parquet, in any folder.
+
+    Columns: file_name, relative to the folder of the metadata file (or several: *_file_name,
+    file_names, each of whose pictures gets the captions of the row); text, caption or prompt: a
+    string or a list of strings; and, if there, split: train, validation, test or another name, of
+    a picture's first row; else a folder of such a name tells it. Rows of one picture are put
     together. Cells stay text: a caption "007" or "None" is kept as it is.
     """
-    collection = Collection(root.resolve().name, "imagefolder", root, [])
-    captions: dict[str, list[str]] = {}
-    splits: dict[str, str | None] = {}
-    for metadata in _metadata_files(root):
-        folder = PurePosixPath(metadata.parent.relative_to(root).as_posix())
-        for line, row in _rows(metadata):
-            where = f"{metadata.relative_to(root)}, line {line}"
-            name = row.get("file_name")
-            text = next((row[c] for c in CAPTION_COLUMNS if row.get(c)), None)
-            if not isinstance(name, str) or not name:
-                collection.skipped["rows without file_name"].append(where)
+    gathered = Gathered(source)
+    for metadata in source.texts.files:
+        if posixpath.basename(metadata) not in METADATA_NAMES:
+            continue
+        folder = posixpath.dirname(metadata)
+        for where, row in rows_of(source.texts, metadata, gathered.skip):
+            names = [name for column, cell in row.items()
+                     if re.fullmatch(r"(.+_)?file_names?", column)
+                     for name in (cell if isinstance(cell, list) else [cell])]  # fmt: skip
+            if "file_name" in row:
+                names = [row["file_name"]]
+            gathered.add_row(where, folder, names, caption_cell(row), row.get("split"))
+    return gathered.collection()
+
+
+def read_table(source: Source) -> Collection:
+    """A .csv, .tsv, .jsonl or .json with a path (file_name, image, path, ...) and a caption (text,
+    caption, prompt, or tags) in each row, and perhaps a split. A json is a list of rows, or an
+    object {path: caption or row}, as kohya's fine-tuning takes. A .csv without a header line has
+    two columns: path, caption. Paths are relative to the table, or to --image-dir.
+    """
+    gathered = Gathered(source)
+    folder = posixpath.dirname(source.entry) if source.place is source.texts else ""
+    for where, row in rows_of(source.texts, source.entry, gathered.skip):
+        names = [row[column] for column in PATH_COLUMNS if row.get(column)][:1]
+        gathered.add_row(where, folder, names, caption_cell(row), row.get("split"))
+    return gathered.collection()
+
+
+def read_coco(source: Source) -> Collection:
+    """COCO captions: annotations/captions_*.json, {"images": [{"id", "file_name"}], "annotations":
+    [{"image_id", "caption"}]}; or Karpathy's {"images": [{"filepath", "filename", "split",
+    "sentences": [{"raw"}]}]}. Pictures are looked for in <split><year>/, images/<split><year>/,
+    images/ and the root. COCO's split is told by the name of the file.
+    """
+    gathered = Gathered(source)
+    files = [source.entry] if source.entry else [
+        n for n in source.texts.files if n.endswith(".json") and is_coco(source.texts, n, False)
+    ]  # fmt: skip
+    for name in files:
+        data = load_json(source.texts, name)
+        part = posixpath.splitext(posixpath.basename(name))[0].split("_")[-1]  # train2014
+        split = SPLITS.get(part.rstrip("0123456789").lower())
+        folders = (part, f"images/{part}", "images", "")
+        known: dict[object, str] = {}
+        for i, image in enumerate(data["images"]):
+            where = f"{name}, images[{i}]"
+            if not isinstance(image, dict):
+                gathered.skip("entries that are no JSON objects", where)
                 continue
-            path = (folder / name.replace("\\", "/")).as_posix()
-            texts = text if isinstance(text, list) else [text]
-            found = [t for t in map(clean_caption, texts) if t]
-            if not is_inside(root, path):
-                collection.skipped["paths that leave the folder"].append(where)
-            elif not os.path.isfile(root / path):  # Path.is_file raises for too long names
-                collection.skipped["pictures missing"].append(f"{name} ({where})")
-            elif not found:
-                collection.skipped["rows without a caption"].append(where)
+            file_name = image.get("file_name") or image.get("filename")
+            if isinstance(file_name, str) and isinstance(image.get("sentences"), list):
+                below = image.get("filepath") if isinstance(image.get("filepath"), str) else ""
+                texts = [s.get("raw") for s in image["sentences"] if isinstance(s, dict)]
+                places = [f"{folder}/{below}".strip("/") for folder in ("", "images")]
+                gathered.add_row(where, (*places, *folders), [file_name], texts, image.get("split"))
+            elif isinstance(file_name, str) and isinstance(image.get("id"), (int, str)):
+                known[image["id"]] = file_name
             else:
-                captions.setdefault(path, []).extend(found)
-                told = clean_caption(row.get("split")).lower()
-                of_folder = SPLITS.get(folder.name.lower())
-                splits.setdefault(path, SPLITS.get(told, told) or of_folder)
-    collection.records = [
-        Record(path, tuple(captions[path]), splits[path]) for path in sorted(captions)
-    ]
-    return collection
+                gathered.skip("images without id or file_name", where)
+        described = set()
+        annotations = data.get("annotations")
+        for i, annotation in enumerate(annotations if isinstance(annotations, list) else []):
+            where = f"{name}, annotations[{i}]"
+            number = annotation.get("image_id") if isinstance(annotation, dict) else None
+            if not isinstance(number, (int, str)) or number not in known:
+                gathered.skip(NO_PICTURE, where)
+                continue
+            described.add(number)
+            gathered.add_row(where, folders, [known[number]], annotation.get("caption"), split)
+        for number in known.keys() - described:
+            gathered.skip(NO_CAPTION, known[number])
+    return gathered.collection()
 
 
-def read_sidecar(root: Path) -> Collection:
-    """Pictures with a .txt of the same name beside them; each line of it that is not empty is a
-    caption."""
-    collection = Collection(root.resolve().name, "sidecar", root, [])
-    files = {p.relative_to(root).as_posix(): p for p in _walk(root)}
-    texts = {str(PurePosixPath(n).with_suffix("")): n for n, p in files.items()
-             if p.suffix.lower() == ".txt"}  # fmt: skip
-    used = set()
-    for name, path in files.items():
-        if path.suffix.lower() not in PICTURE_SUFFIXES:
+def read_sidecar(source: Source) -> Collection:
+    """Pictures with a .txt or .caption of the same name beside them; each line of it that is not
+    empty is a caption. A folder called train, validation or test tells the split."""
+    return _read_sidecar(source, repeated=False)
+
+
+def read_kohya(source: Source) -> Collection:
+    """Folders called <repeats>_<words>: an epoch shows their pictures so often, and the words are
+    the caption of those that have no text beside them."""
+    return _read_sidecar(source, repeated=True)
+
+
+def _read_sidecar(source: Source, repeated: bool) -> Collection:
+    collection = Collection(source.name, source.layout, source.place, [])
+    skipped = collection.skipped
+    texts: dict[str, str] = {}  # path without suffix -> path of the text
+    for suffix in TEXT_SUFFIXES:
+        for name in source.place.files:
+            stem, its_suffix = posixpath.splitext(name)
+            if its_suffix.lower() == suffix and texts.setdefault(stem, name) != name:
+                skipped["texts beside another of the same name"].append(name)
+    used, opened = set(), {}  # what the text of the last picture says
+    for name in source.place.files:
+        if not is_picture_name(name):
             continue
-        stem = str(PurePosixPath(name).with_suffix(""))
-        if stem not in texts:
-            collection.skipped["pictures without a .txt"].append(name)
-            continue
-        used.add(stem)
-        if not (is_inside(root, name) and is_inside(root, texts[stem])):
-            collection.skipped["links that leave the folder"].append(name)
-            continue
-        if not (os.path.isfile(path) and os.path.isfile(files[texts[stem]])):
-            collection.skipped["links that lead nowhere"].append(name)
-            continue
-        lines = map(clean_caption, read_text(files[texts[stem]]).splitlines())
-        captions = tuple(line for line in lines if line)
-        if captions:
-            collection.records.append(Record(name, captions))
+        stem, folder = posixpath.splitext(name)[0], posixpath.dirname(name)
+        of_folder = REPEATED.fullmatch(posixpath.basename(folder)) if repeated else None
+        if stem in texts:
+            used.add(stem)
+            if stem not in opened:  # else two pictures share it
+                opened = {stem: lines_of(source.place, texts[stem])}
+            captions, reason, where = opened[stem]
+            if reason:
+                skipped[reason].append(where)
+                continue
+        elif of_folder:
+            captions = (clean_caption(of_folder[2]),)
         else:
-            collection.skipped["pictures with an empty .txt"].append(name)
+            skipped["pictures without a .txt"].append(name)
+            continue
+        if captions:
+            repeats = int(of_folder[1]) if of_folder else 1
+            collection.records.append(
+                Record(name, captions, split_of_folders(folder), repeats=repeats)
+            )
+        else:
+            skipped["pictures with an empty .txt"].append(name)
     for stem in sorted(texts.keys() - used):
-        collection.skipped[".txt without a picture"].append(texts[stem])
+        skipped[".txt without a picture"].append(texts[stem])
     return collection
+
+
+def read_names(source: Source) -> Collection:
+    """The caption is what the picture or its folder is called: "001.Black_footed_Albatross" is
+    "Black footed Albatross", "a_red-bird (2).png" is "a red bird"."""
+    collection = Collection(source.name, f"{source.caption_from}s as captions", source.place, [])
+    for name in filter(is_picture_name, source.place.files):
+        folder = posixpath.dirname(name)
+        words = posixpath.splitext(posixpath.basename(name))[0]
+        if source.caption_from == "dirname":
+            words = posixpath.basename(folder)
+        caption = clean_caption(re.sub(r"[_-]+", " ", words))
+        caption = re.sub(r"^\d+[. ] *(?=\S)|(?<=\S) *\(?\d+\)?$", "", caption)
+        if caption:
+            collection.records.append(Record(name, (caption,), split_of_folders(folder)))
+        else:
+            collection.skipped["pictures in no folder of their own"].append(name)
+    return collection
+
+
+def read_c10(source: Source) -> Collection:
+    """CUB birds and Oxford flowers with ten captions a picture: text_c10/<class>/<name>.txt (Reed
+    et al. 2016) or text/<class>/<name>.txt (Xu et al. 2018, AttnGAN), and the pictures as their
+    authors pack them: [CUB_200_2011/]images/<class>/<name>.jpg or jpg/<name>.jpg.
+
+    Splits: testclasses.txt (Reed), else test/filenames.pickle (AttnGAN), of which only the names
+    are read, nothing is unpickled. Bounding boxes: CUB_200_2011/bounding_boxes.txt.
+    """
+    place = source.place
+    collection = Collection(source.name, source.layout, place, [])
+    skipped = collection.skipped
+    pictures = {}  # <class>/<name> and <name> -> path
+    for name in filter(is_picture_name, place.files):
+        stem = posixpath.splitext(name)[0].split("/")
+        pictures.setdefault("/".join(stem[-2:]), name)
+        if len(stem) > 1 and stem[-2] in ("jpg", "images"):
+            pictures.setdefault(stem[-1], name)
+    test = words_of(place, "testclasses.txt")
+    for name in place.files:
+        if name.endswith("test/filenames.pickle"):
+            test |= names_in_pickle(place, name)
+    boxes = read_boxes(place)
+    used = set()
+    for name in place.files:
+        parts = name.split("/")
+        if parts[-1].endswith(".txt") and len(parts) > 1 and {"text", "text_c10"} & set(parts[:-1]):
+            key = "/".join([*parts[-2:-1], parts[-1][: -len(".txt")]])
+            path = pictures.get(key) or pictures.get(parts[-1][: -len(".txt")])
+            captions, reason, where = lines_of(place, name)
+            if path is None:
+                skipped[NO_PICTURE].append(name)
+            elif reason:
+                skipped[reason].append(where)
+            elif not captions:
+                skipped["pictures with an empty .txt"].append(name)
+            else:
+                split = ("test" if test & {key, parts[-2]} else "train") if test else None
+                collection.records.append(Record(path, captions, split, box=boxes.get(key)))
+            used.add(path)
+    for name in sorted(set(pictures.values()) - used):
+        skipped[NO_CAPTION].append(name)
+    return collection
+
+
+def words_of(place: Place, name: str) -> set[str]:
+    """The words in all files that are called so."""
+    found = [n for n in place.files if posixpath.basename(n) == name]
+    return {word for n in found for word in read_text(place, n).split()}
+
+
+def names_in_pickle(place: Place, name: str) -> set[str]:
+    """The strings in a pickle, read as text: nothing in it is run."""
+    with place.open(name) as file:
+        data = file.read()
+    try:
+        return {arg for _, arg, _ in pickletools.genops(data) if isinstance(arg, str)}
+    except Exception:  # bytes that are no pickle
+        return set()
+
+
+def read_boxes(place: Place) -> dict[str, Box]:
+    """<class>/<name> -> bounding box, of CUB's images.txt and bounding_boxes.txt."""
+    boxes: dict[str, Box] = {}
+    for name in place.files:
+        if posixpath.basename(name) != "bounding_boxes.txt":
+            continue
+        names = posixpath.join(posixpath.dirname(name), "images.txt")
+        lines = read_text(place, names).splitlines() if names in place.files else []
+        of = dict(line.split() for line in lines if len(line.split()) == 2)
+        for line in read_text(place, name).splitlines():
+            try:
+                number, x, y, width, height = line.split()
+                box = (float(x), float(y), float(width), float(height))
+            except ValueError:
+                continue
+            boxes[posixpath.splitext(of.get(number, ""))[0]] = box
+    return boxes
+
+
+def read_webdataset(source: Source) -> Collection:
+    """Tar shards, in which consecutive files with one key (the path up to the first dot of its last
+    part) are a sample: a picture (jpg, png, webp, ...), its caption (txt, cap, caption, text), or a
+    json with "captions" or "caption". They are read in place. A folder or a word of a shard's name
+    (train-00000.tar) tells the split.
+    """
+    collection = Collection(source.name, source.layout, source.place, [])
+    shards = [source.entry] if source.entry else [
+        name for name in source.place.files if name.endswith(".tar")
+    ]  # fmt: skip
+    for name in source.place.files:
+        if name.endswith((".tar.gz", ".tgz")):
+            collection.skipped["packed tars, which are to be unpacked to .tar first"].append(name)
+    paths = [source.place.root / shard for shard in shards]
+    if len(shards) > FEW_SHARDS:  # Python reads some 20,000 headers a second on each core
+        with multiprocessing.Pool() as processes:
+            found = processes.map(read_shard, paths, chunksize=1)
+    else:
+        found = map(read_shard, paths)
+    for shard, (samples, skipped) in zip(shards, found, strict=True):
+        folder, split = posixpath.dirname(shard), None
+        for word in [*folder.split("/"), *re.split(r"[-._ 0-9]+", posixpath.basename(shard))]:
+            split = split or SPLITS.get(word.lower())
+        for name, captions, offset, size in samples:
+            span = (shard, offset, size)
+            collection.records.append(Record(f"{shard}/{name}", captions, split, span))
+        for reason, names in skipped.items():
+            collection.skipped[reason] += [f"{shard}/{name}" for name in names]
+    return collection
+
+
+READERS: dict[str, Callable[[Source], Collection]] = {
+    "imagefolder": read_imagefolder, "sidecar": read_sidecar, "kohya": read_kohya,
+    "coco": read_coco, "webdataset": read_webdataset, "c10": read_c10, "table": read_table,
+    "names": read_names,
+}  # fmt: skip
 
 
 def read_pairs(pairs: Iterable[tuple[str | Path, str | Sequence[str]]]) -> Collection:
     """A Python list of (picture path, caption or captions)."""
-    collection = Collection("pairs", "list", None, [])
+    collection = Collection("pairs", "list", Folder(Path(), listed=False), [])
     for path, captions in pairs:
         texts = [captions] if isinstance(captions, str) else captions
         found = tuple(t for t in map(clean_caption, texts) if t)
         if not Path(path).is_file():
-            collection.skipped["pictures missing"].append(str(path))
+            collection.skipped[MISSING].append(str(path))
         elif not found:
-            collection.skipped["pictures without a caption"].append(str(path))
+            collection.skipped[NO_CAPTION].append(str(path))
         else:
             collection.records.append(Record(Path(path).as_posix(), found))
     return collection
 
 
-def load_picture(
-    path: str | Path, image_size: int, resize: str = "lanczos", fit: str = "crop"
-) -> np.ndarray:
-    """Decode any picture to RGB: (S, S, 3) uint8.
-
-    EXIF orientation applied, transparency over white, 16 bits and floats scaled to 8, first frame
-    of animations, cut to its central square or padded with white. Raises what Pillow raises for a
-    file that is not a picture: OSError, ValueError, SyntaxError and others.
-    """
-    picture = Image.open(path)
-    picture.load()
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        values = np.asarray(picture).astype(np.float64)
-        # 16 bits -> 8; floats are 0..1 unless they say otherwise
-        scale = 255 / 65535 if picture.mode != "F" else 255 if values.max() <= 1 else 1
-        picture = Image.fromarray(np.clip(values * scale + 0.5, 0, 255).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    picture = picture.convert("RGB")
-    square, resample = (image_size, image_size), RESIZE_FILTERS[resize]
-    if fit == "crop":
-        return np.asarray(ImageOps.fit(picture, square, resample))
-    scale = image_size / max(picture.size)
-    width, height = (max(1, round(scale * side)) for side in picture.size)
-    padded = Image.new("RGB", square, "white")
-    corner = (round((image_size - width) / 2), round((image_size - height) / 2))
-    padded.paste(picture.resize((width, height), resample), corner)
-    return np.asarray(padded)
+# Rows
 
 
-def clean_caption(text: object) -> str:
-    """NFC, without control characters, white space folded; "" for what is not text."""
-    if not isinstance(text, str):
-        return ""
-    text = text.encode(errors="ignore").decode()  # without halves of an emoji
-    text = unicodedata.normalize("NFC", text.replace("\0", " ").replace("\ufeff", ""))
-    return " ".join(text.split())
+class Gathered:
+    """Captions put together by picture, as rows come in; whatever cannot be used is counted."""
+
+    def __init__(self, source: Source):
+        self.source = source
+        self.captions: dict[str, list[str]] = {}
+        self.splits: dict[str, str] = {}  # as a column tells
+        self.skipped: Skipped = defaultdict(list)
+
+    def skip(self, reason: str, where: str) -> None:
+        self.skipped[reason].append(where)
+
+    def add_row(
+        self, where: str, folder: str | tuple[str, ...], names: list, cell: object, split: object
+    ) -> None:
+        """The pictures `names`, seen from `folder` (the first of them that has it), get the
+        captions in `cell`, a string or a list."""
+        texts = cell if isinstance(cell, list) else [cell]
+        told = [text for text in texts if isinstance(text, str)]
+        if any(BROKEN.search(text) for text in (*told, *filter(is_text, names))):
+            return self.skip(NOT_UTF8, where)
+        found = [text for text in map(clean_caption, told) if text]
+        names = [name for name in names if is_text(name) and name]
+        if not names:
+            return self.skip("rows without file_name", where)
+        if not found:
+            return self.skip("rows without a caption", where)
+        paths = []
+        for name in names:
+            folders = (folder,) if isinstance(folder, str) else folder
+            looked = [self.source.place.find(f, name) for f in folders]
+            path, reason = next((found for found in looked if found[0]), looked[0])
+            if path:
+                paths.append(path)
+            else:
+                self.skipped[reason].append(where if reason == OUTSIDE else f"{name} ({where})")
+        split = clean_caption(split).lower()
+        for path in paths:
+            self.captions.setdefault(path, []).extend(found)
+            if path not in self.splits and split:
+                self.splits[path] = SPLITS.get(split, split)
+
+    def collection(self) -> Collection:
+        """All of them; pictures that no row names are counted, where the folder was listed."""
+        for name in filter(is_picture_name, self.source.place.files):
+            if name not in self.captions:
+                self.skipped[NO_CAPTION].append(name)
+        records: list[Record] = []
+        while self.captions:  # emptied meanwhile: two lists of millions would fill the memory
+            path, captions = self.captions.popitem()
+            split = self.splits.get(path) or split_of_folders(posixpath.dirname(path))
+            records.append(Record(path, tuple(captions), split))
+        source = self.source
+        return Collection(source.name, source.layout, source.place, records, self.skipped)
 
 
-def is_inside(root: Path, path: str) -> bool:
-    """Whether the relative `path`, links followed, stays below root."""
-    if PurePosixPath(path).is_absolute() or ":" in path.split("/")[0] or ".." in path.split("/"):
+def is_coco(place: Place, name: str, asked: bool) -> bool:
+    """Whether a json holds images and annotations; looked at if asked for, or called like those."""
+    parts = name.split("/")
+    likely = len(parts) == 1 or "annotations" in parts
+    if not asked and not (likely and re.fullmatch(r"(captions|dataset)_.+\.json", parts[-1])):
         return False
     try:
-        return Path(os.path.realpath(root / path)).is_relative_to(os.path.realpath(root))
-    except ValueError:  # no name of a file: it holds a 0 byte or half a character
+        data = load_json(place, name)
+    except UserError:
         return False
+    return isinstance(data, dict) and isinstance(data.get("images"), list)
 
 
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, byte order mark removed. Raises UserError naming the line."""
-    data = path.read_bytes()
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8") from None
-
-
-def _metadata_files(root: Path) -> list[Path]:
-    files = [p for name in METADATA_NAMES for p in (root / name, *sorted(root.glob(f"*/{name}")))]
-    files = [
-        p for p in files if p.is_file() and (p.parent == root or not _is_litter(p.parent.name))
-    ]
-    if len({p.suffix for p in files}) > 1:
-        raise UserError(f"{root} holds both metadata.jsonl and metadata.csv; keep one of them")
-    return files
-
-
-def _rows(metadata: Path) -> Iterator[tuple[int, dict]]:
-    """(line number, row) of a metadata file. Raises UserError on a line that cannot be read."""
-    text = read_text(metadata)
-    if metadata.suffix == ".csv":
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        try:
-            for row in reader:
-                yield reader.line_num, row
-        except csv.Error as error:
-            raise UserError(f"{metadata}, line {reader.line_num}: {error}") from None
-        return
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{metadata}, line {number}: not JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise UserError(f'{metadata}, line {number}: not an object like {{"file_name": ...}}')
-        yield number, row
-
-
-def _is_litter(name: str) -> bool:
-    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db")
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    """All files below root in a fixed order, without the litter of operating systems."""
-    for folder, names, files in os.walk(root):
-        names[:] = sorted(n for n in names if not _is_litter(n))
-        for name in sorted(files):
-            if not _is_litter(name):
-                yield Path(folder, name)
+def split_of_folders(folder: str) -> str | None:
+    """The split that the name of a folder tells, the outermost first."""
+    return next((SPLITS[f.lower()] for f in folder.split("/") if f.lower() in SPLITS), None)

@@ -34,8 +34,10 @@ STATE = {
     "best": dict,  # EMA weights with the lowest energy score once all terms count fully, or empty
 }
 # May differ between a run and its continuation: what is learnt stays the same, or says so itself.
+# Where data lie and how they are found is free: what was found is compared.
 FREE_TO_CHANGE = {"preset", "images", "device", "sample_every", "stop_after", "keep_every", "run",
-                  "data"}  # fmt: skip
+                  "data", "format", "image_dir", "caption_from", "follow_links", "max_megapixels",
+                  "cache"}  # fmt: skip
 
 
 def first_weights(config: "TrainConfig", captions: list[str]) -> dict:

@@ -38,7 +38,7 @@ from command_line import (
 )
 from dataset import CaptionedImages
 from files import locked, write_text
-from layouts import FITS, RESIZE_FILTERS
+from layouts import DataConfig, reading
 from losses import colour_loss, kl_divergence, regression_loss, sliced_wasserstein_loss
 from metrics import validate
 from model import IMAGE_SIZES, TEXT_ENCODERS, TextToImageModel, compose, to_uint8
@@ -57,14 +57,14 @@ NOISES = 4  # R, latents of each picture that the flow is fitted to
 OVERFIT = 1.03  # times the energy score of the best weights: where training warns
 FLOW_WEIGHT = 0.01  # keeps it out of the gradient clip's way; no other loss reaches the flow
 LOGS_PER_SAMPLE = 10  # lines of metrics.jsonl for each sample sheet
+LOOKED_AT = 10_000  # pictures whose captions are measured before training starts
 NUM_SAMPLES = 16  # captions of the sample sheets
 RESERVED = ("cache", "evaluation", "judges")  # folders of results/ that are no runs
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(DataConfig):
     preset: str = setting("default", "settings to start from", ("smoke", "default", "gpu-128"))
-    data: str = setting("", "folder of captioned pictures; none: the built-in scenes")
     run: str = setting("", "name of the folder in results/; none: named after the data")
     images: int = setting(110_000, "length of the run, in images seen")
     batch_size: int = setting(64, "images a step")
@@ -82,14 +82,14 @@ class TrainConfig:
     word_dropout: float = setting(0.02, "share of words that training hides; teaches <unk>")
     caption_dropout: float = setting(0.02, "share of captions that training hides; teaches ''")
     min_count: int = setting(2, "captions' words rarer than this are unknown")
-    resize: str = setting("lanczos", "filter; nearest for pixel art", tuple(RESIZE_FILTERS))
-    fit: str = setting("crop", "what to do with pictures that are not square", FITS)
+    shuffle_tags: bool = setting(False, "shuffle what commas separate in captions")
     sample_every: int = setting(10_000, "images between sample sheets, validations, checkpoints")
     init_from: str = setting("", "weights or run to start a new run from; its words are kept")
     keep_every: int = setting(0, "images between checkpoints that are kept for good; 0: none")
     stop_after: int = setting(0, "images seen after which to save and stop; 0: at the end")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive = ("images", "batch_size", "lr", "sample_every")
         shares = ("augment", "word_dropout", "caption_dropout")
         for name in (*positive, *shares, "seed", "noise_dim", "latent", "sharpen", "stop_after",
@@ -137,6 +137,12 @@ def hide_words(tokens: Tensor, config: TrainConfig, generator: torch.Generator) 
     tokens = torch.where(words & hidden, UNKNOWN, tokens)
     dropped = torch.rand(len(tokens), 1, generator=generator) < config.caption_dropout
     return torch.where(words & dropped, PAD, tokens)
+
+
+def shuffle_tags(caption: str, generator: torch.Generator) -> str:
+    """The tags of a caption, which commas separate, in another order."""
+    tags = [tag.strip() for tag in caption.split(",")]
+    return ", ".join(tags[i] for i in torch.randperm(len(tags), generator=generator).tolist())
 
 
 def learning_rate(config: TrainConfig, clock: int, start: int) -> float:
@@ -194,9 +200,7 @@ class Stop:
 
 def open_data(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages]:
     """Training and validation pictures."""
-    dataset = CaptionedImages(
-        config.data or None, image_size=config.image_size, resize=config.resize, fit=config.fit
-    )
+    dataset = CaptionedImages(config.data or None, image_size=config.image_size, **reading(config))
     validation = dataset.other_split("validation")
     if not len(dataset) or not len(validation):
         raise UserError(
@@ -212,13 +216,14 @@ def open_data(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages]:
 
 def describe(config: TrainConfig, model: TextToImageModel, dataset: CaptionedImages) -> str:
     """What a person wants to know before training starts."""
-    lengths = [len(model.tokenizer.encode(caption)) for caption in dataset.captions()]
+    captions = dataset.captions(LOOKED_AT)
+    lengths = [len(model.tokenizer.encode(caption)) for caption in captions]
     limit = model.config.max_tokens
     num_cut = sum(length > limit for length in lengths)
     return (
         f"{dataset.summary()}\n"
-        f"  vocabulary: {len(model.tokenizer):,} words; {num_cut:,} captions cut to {limit} tokens "
-        f"(the longest has {max(lengths)})\n"
+        f"  vocabulary: {len(model.tokenizer):,} words; {num_cut:,} of {len(captions):,} captions "
+        f"cut to {limit} tokens (the longest has {max(lengths)})\n"
         f"model: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
         f"{config.image_size} px"
     )
@@ -242,8 +247,12 @@ def training_batch(
     items = items_at(config, len(dataset), clock)
     size = len(items)
     pictures, captions = dataset.batch(items)
+    if clock + size < config.images:
+        dataset.prefetch(items_at(config, len(dataset), clock + size))
     which = torch.rand(size, generator=rng).tolist()
     chosen = [c[int(u * len(c))] for c, u in zip(captions, which, strict=True)]
+    if config.shuffle_tags:
+        chosen = [shuffle_tags(caption, rng) for caption in chosen]
     tokens = hide_words(model.tokenize(chosen).cpu(), config, rng).to(device)
     noise = torch.randn(NOISES, size, config.noise_dim, generator=rng).to(device)
     on_device = generator_for(config.seed, 2, clock, device)
@@ -332,6 +341,7 @@ def train(
 
     write_metrics()  # without what a crash left behind the last checkpoint
     first, earlier, began = clock, state["seconds"], time.monotonic()
+    waited, logged = dataset.seconds_waited, earlier
     bar = tqdm(total=config.images, initial=clock, unit="img", desc="training", smoothing=0.05)
     stopping = False
     with Stop() as stop, bar:
@@ -401,8 +411,10 @@ def train(
                 means = {"largest_total": max(sums.pop("total"))}  # spikes that recover show here
                 means |= {name: sum(values) / len(values) for name, values in sums.items()}
                 speed = (clock - first) / (seconds - earlier)
+                share = (dataset.seconds_waited - waited) / max(1e-9, seconds - logged)
+                waited, logged = dataset.seconds_waited, seconds
                 clocks = {"lr": rate, "seconds": seconds, "images_per_second": speed}
-                log("train", means | clocks)
+                log("train", means | clocks | {"share_of_time_waiting_for_data": share})
                 sums = {}
 
             # Validation, samples, checkpoint

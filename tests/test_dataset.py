@@ -12,17 +12,20 @@ import pytest
 import torch
 from PIL import Image
 
+import cache
 import dataset
 import scenes
+from cache import hash_of
 from command_line import UserError
-from dataset import CaptionedImages, load_picture
+from dataset import CaptionedImages
+from pictures import load_picture
 
 SIZE = 8  # of the pictures in the folders made here; they come back unchanged at that size
 
 
 def folders(cache: Path) -> Iterator[Path]:
-    """The caches there, finished or not; beside them lie only lock files."""
-    return (path for path in cache.iterdir() if path.is_dir())
+    """The caches of pictures there, finished or not; beside them lie indices and lock files."""
+    return (path for path in cache.iterdir() if path.is_dir() and "-index-" not in path.name)
 
 
 def pixels(*shape: int, seed: int = 0) -> np.ndarray:
@@ -61,11 +64,11 @@ def decoded(monkeypatch) -> list[str]:
     """Names of the pictures decoded so far."""
     names, real = [], load_picture
 
-    def load_and_tell(path, *settings):
-        names.append(Path(path).name)
-        return real(path, *settings)
+    def load_and_tell(file, **settings):
+        names.append(Path(file.name).name)
+        return real(file, **settings)
 
-    monkeypatch.setattr(dataset, "load_picture", load_and_tell)
+    monkeypatch.setattr(cache, "load_picture", load_and_tell)
     return names
 
 
@@ -203,15 +206,15 @@ def test_a_picture_stays_in_its_split_when_others_are_added_or_the_folder_moves(
 
 @pytest.mark.parametrize("share", [0, 0.05, 0.5, 1])
 def test_the_validation_share_is_about_right(share):
-    paths = [f"train/{i}.png" for i in range(4_000)]
-    num = sum(dataset.split_of(path, share) == "validation" for path in paths)
+    hashes = np.array([hash_of(f"train/{i}.png") for i in range(4_000)], np.uint64)
+    num = dataset.held_out(hashes, share).sum()
     assert num / 4_000 == pytest.approx(share, abs=0 if share in (0, 1) else 0.03)
 
 
 def test_a_growing_validation_share_only_adds_pictures():
-    for i in range(500):
-        if dataset.split_of(f"{i}", 0.1) == "validation":
-            assert dataset.split_of(f"{i}", 0.3) == "validation"
+    hashes = np.array([hash_of(f"{i}") for i in range(500)], np.uint64)
+    few, many = (dataset.held_out(hashes, share) for share in (0.1, 0.3))
+    assert few.any() and not (few & ~many).any()
 
 
 def test_a_file_name_that_is_not_utf8_is_no_obstacle(tmp_path):
@@ -496,15 +499,21 @@ def test_broken_exif_does_not_stop_the_reading(tmp_path):
     assert len(data) + sum(map(len, data.collection.skipped.values())) == 2
 
 
-@pytest.mark.parametrize("limit", [40, 30])  # for 64 pixels a warning and an error of Pillow
+@pytest.mark.parametrize("limit", [40, 30, None])  # of Pillow, which warns, and raises an error
 def test_pictures_with_too_many_pixels_are_skipped_and_counted_as_such(
     tmp_path, monkeypatch, limit
 ):
     folder = make_folder(tmp_path / "birds", 2)
     saved(folder, pixels(4, 4, 3), "1.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    data = read(folder, tmp_path / "cache")
+    data = read(folder, tmp_path / "cache", max_megapixels=63e-6)
     assert data.collection.skipped_line() == "1 pictures with too many pixels (e.g. 0.png)"
+
+
+def test_a_larger_limit_of_pixels_lets_larger_pictures_in(tmp_path, monkeypatch):
+    folder = make_folder(tmp_path / "birds", 2)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)  # below half of what they have
+    assert len(read(folder, tmp_path / "cache", max_megapixels=64e-6)) == 2
 
 
 def test_data_of_which_nothing_can_be_read_is_refused(tmp_path):
@@ -641,7 +650,7 @@ def test_a_run_cut_short_leaves_nothing_that_looks_like_a_cache(tmp_path, monkey
             yield pixels
 
     with monkeypatch.context() as patch:
-        patch.setattr(dataset, "tqdm", stop_at_the_third)
+        patch.setattr(cache, "tqdm", stop_at_the_third)
         with pytest.raises(error):
             read(folder, tmp_path / "cache")
     assert list(folders(tmp_path / "cache")) == []

@@ -13,6 +13,7 @@ import judges
 import scenes
 from command_line import UserError
 from dataset import CaptionedImages
+from layouts import DataConfig, reading
 
 
 def an_object(shape="circle", colour="red", size="big", place="at the left"):
@@ -255,7 +256,10 @@ def test_weights_trained_on_other_data_are_not_judged():
     state = {"config": {"data": "birds", "resize": "nearest", "fit": "pad"}}
     config = evaluate.EvaluateConfig(data="birds")
     settings = evaluate.trained_with(state, Path("checkpoint.pth"), config)
-    assert settings == {"resize": "nearest", "fit": "pad"}
+    assert settings == reading(DataConfig(resize="nearest", fit="pad"))
+    config = evaluate.EvaluateConfig(data="birds", fit="pad", resize="nearest", cache="off")
+    state = {"config": {"data": "birds", "resize": "lanczos", "fit": "crop", "format": 7}}
+    assert evaluate.trained_with(state, Path("x"), config) == reading(config)
     with pytest.raises(UserError, match="was trained on --data birds"):
         evaluate.trained_with(state, Path("checkpoint.pth"), evaluate.EvaluateConfig())
 

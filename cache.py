@@ -1,0 +1,311 @@
+"""What of a collection is kept on the disk, so that it is read and decoded only once?
+
+    results/cache/<name>-index-<hash>/     the index: which captions belong to which pictures
+    results/cache/<name>-64px-<hash>/      the decoded pictures
+
+Both hold what they were made from. Where a file has changed, or was added or removed, the index is
+read again, and of the pictures those that changed. Each is written under another name and renamed
+when it is whole, by one process at a time.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from multiprocessing.pool import AsyncResult, ThreadPool
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+import scenes
+from command_line import UserError
+from files import locked
+from layouts import Collection, DataConfig, Record, Source, find_source, read_collection
+from pictures import TooLarge, load_picture
+
+INDEX_VERSION = 1  # raise it when the same files would give other records
+PICTURES_VERSION = 2  # raise it when the same file would give other pixels
+CHUNK = 1_024  # pictures copied at once
+UNREADABLE = "files that are no readable pictures"
+ROW = np.dtype([
+    ("start", "i8"),  # of the record's line in records.jsonl
+    ("key", "u8"),  # changes when the file, its place or its bounding box does
+    ("path", "u8"),  # a hash of the path, that the split is made of
+    ("captions", "u8"),  # a hash of them
+    ("split", "i4"),  # number of its name; 0: none told
+    ("num_captions", "u4"),
+    ("repeats", "u2"),
+])  # fmt: skip
+
+Rows = np.ndarray  # (N,) of ROW
+Settings = dict  # keyword arguments of load_picture
+Opened = TypeVar("Opened")
+
+
+class Records(Sequence):
+    """The records of an index, read from the disk one at a time."""
+
+    def __init__(self, path: Path, starts: np.ndarray):
+        self.starts = starts
+        self.lines = np.memmap(path, np.uint8, mode="r")
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, i: int) -> Record:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        end = self.starts[i + 1] if i + 1 < len(self) else len(self.lines)
+        return record_of(self.lines[self.starts[i] : end].tobytes())
+
+
+def record_of(line: bytes) -> Record:
+    """A line of records.jsonl."""
+    path, captions, split, span, box, repeats = json.loads(line)
+    return Record(path, tuple(captions), split, span and tuple(span), box and tuple(box), repeats)
+
+
+def hash_of(*values: object) -> int:
+    """64 bits, the same in every process."""
+    text = "\n".join(map(str, values)).encode(errors="surrogateescape")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+
+
+def stamp_of(collection: Collection, record: Record) -> int:
+    """Changes when the file that holds a picture does."""
+    if collection.place is None:
+        return scenes_stamp()
+    return collection.place.stamp(record.span[0] if record.span else record.path)
+
+
+@lru_cache(maxsize=1)
+def scenes_stamp() -> int:
+    """Changes when the code that draws the scenes does."""
+    return hash_of(Path(scenes.__file__).read_text())
+
+
+def describe(collection: Collection) -> tuple[Rows, list[str]]:
+    """A row for each record, and the names of the splits that they count; `start` is left at 0."""
+    splits, rows = [""], np.zeros(len(collection.records), ROW)
+    for i, record in enumerate(collection.records):
+        split = record.split or ""
+        if split not in splits:
+            splits.append(split)
+        key = hash_of(record.path, stamp_of(collection, record), record.span, record.box)
+        captions = hash_of(*record.captions)
+        counts = (splits.index(split), len(record.captions), record.repeats)
+        rows[i] = (0, key, hash_of(record.path), captions, *counts)
+    return rows, splits
+
+
+def open_index(path: Path, config: DataConfig, cache_dir: Path) -> tuple[Collection, Rows, list]:
+    """A collection, a row for each of its records, and the names of the splits that rows count."""
+    source = find_source(path, config)
+    wanted = digest(source)
+    where = (source.texts.root.resolve(), source.place.root.resolve(), source.entry, source.layout)
+    folder = cache_dir / f"{source.name}-index-{hash_of(*where, source.caption_from):016x}"
+
+    def opened() -> tuple[Collection, Rows, list] | None:
+        try:
+            about = json.loads((folder / "about.json").read_text())
+            rows = np.load(folder / "rows.npy", mmap_mode="r")
+            if about["digest"] != wanted or rows.dtype != ROW:
+                return None
+            records = Records(folder / "records.jsonl", rows["start"])
+            collection = Collection(source.name, about["layout"], source.place, records)
+            collection.skipped.update(about["skipped"])
+        except (OSError, EOFError, ValueError, KeyError):
+            return None
+        return collection, rows, about["splits"]
+
+    def build(unfinished: Path) -> None:
+        collection = read_collection(source)
+        rows, splits = describe(collection)
+        start = 0
+        with open(unfinished / "records.jsonl", "wb") as file:
+            for i, record in enumerate(collection.records):
+                rows["start"][i] = start
+                start += file.write(json.dumps(record).encode() + b"\n")
+        np.save(unfinished / "rows.npy", rows)
+        about = {"digest": wanted, "layout": collection.layout, "splits": splits,
+                 "skipped": collection.skipped}  # fmt: skip
+        (unfinished / "about.json").write_text(json.dumps(about))
+
+    found = open_or_build(folder, opened, build)
+    if not source.place.files and not isinstance(found[0].records[0].span, tuple):
+        # The folder was not listed: have the files changed that the records name?
+        rows, _ = describe(found[0])
+        if not np.array_equal(rows["key"], found[1]["key"]):
+            shutil.rmtree(folder, ignore_errors=True)
+            found = open_or_build(folder, opened, build)
+    return found
+
+
+def digest(source: Source) -> str:
+    """Changes when a file that the reader looks at does, or is added or removed."""
+    content = hashlib.blake2b(digest_size=16)
+    content.update(repr((INDEX_VERSION, source.layout, source.entry)).encode())
+    for place in (source.texts, source.place):
+        names = place.files or ({source.entry: place.stamp(source.entry)} if source.entry else {})
+        content.update(json.dumps(list(names.items())).encode())
+    return content.hexdigest()
+
+
+def open_pictures(
+    collection: Collection,
+    rows: Rows,
+    settings: Settings,
+    cache_dir: Path,
+    limit: float,
+    show_progress: bool,
+) -> tuple["np.ndarray | Streamed", dict[int, str]]:
+    """The pixels of all records, (N, 3, S, S) uint8 memory-mapped, and {record number: reason} for
+    those that cannot be read (their pixels are 0).
+
+    Where they would take more than `limit` bytes of disk, they are decoded when they are asked for.
+    """
+    num, size = len(rows), settings["image_size"]
+    if num * 3 * size * size > limit:
+        return Streamed(collection, settings), {}
+    paths = [] if collection.layout != "list" else [r.path for r in collection.records]
+    root = collection.place.root.resolve() if collection.place else ""
+    place = hash_of(root, collection.name, collection.layout, *paths, sorted(settings.items()))
+    folder = cache_dir / f"{collection.name}-{size}px-{place:016x}"
+
+    def kept() -> tuple[np.ndarray, dict[int, str], np.ndarray] | None:
+        try:
+            about = json.loads((folder / "about.json").read_text())
+            pictures = np.load(folder / "pictures.npy", mmap_mode="r")  # ValueError if cut short
+            keys = np.load(folder / "keys.npy")
+            fits = about["version"] == PICTURES_VERSION and pictures.shape[1:] == (3, size, size)
+            if fits and pictures.dtype == np.uint8 and len(keys) == len(pictures):
+                return pictures, {int(i): why for i, why in about["unreadable"].items()}, keys
+        except (OSError, EOFError, ValueError, KeyError):
+            pass
+        return None
+
+    def opened() -> tuple[np.ndarray, dict[int, str]] | None:
+        found = kept()
+        return found[:2] if found and np.array_equal(found[2], rows["key"]) else None
+
+    def build(unfinished: Path) -> None:
+        pictures = np.lib.format.open_memmap(
+            unfinished / "pictures.npy", "w+", dtype=np.uint8, shape=(num, 3, size, size)
+        )
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a crash later
+            with open(unfinished / "pictures.npy", "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        missing, unreadable = np.arange(num), {}
+        if old := kept():
+            missing, unreadable = copy_known(rows["key"], pictures, *old)
+        with ThreadPool() as threads:  # decoding leaves Python's lock
+            jobs = threads.imap(partial(decode, collection, settings), missing, chunksize=16)
+            bar = tqdm(
+                jobs, "reading pictures", len(missing), unit="img", disable=not show_progress
+            )
+            for i, pixels in zip(missing.tolist(), bar, strict=True):
+                if isinstance(pixels, str):
+                    unreadable[i] = pixels
+                else:
+                    pictures[i] = pixels
+        pictures.flush()
+        np.save(unfinished / "keys.npy", rows["key"])
+        about = {"version": PICTURES_VERSION, "unreadable": unreadable}
+        (unfinished / "about.json").write_text(json.dumps(about))
+
+    return open_or_build(folder, opened, build)
+
+
+def copy_known(
+    keys: np.ndarray,
+    pictures: np.ndarray,
+    old_pictures: np.ndarray,
+    old_unreadable: dict[int, str],
+    old_keys: np.ndarray,
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Copy the pictures whose key is an old one. Returns the numbers of all others, and why those
+    that are known cannot be read."""
+    order = np.argsort(old_keys)
+    at = np.searchsorted(old_keys, keys, sorter=order).clip(max=max(0, len(order) - 1))
+    old = order[at] if len(order) else np.zeros(len(keys), int)
+    known = old_keys[old] == keys if len(order) else np.zeros(len(keys), bool)
+    for numbers in np.split(np.flatnonzero(known), range(CHUNK, known.sum(), CHUNK)):
+        pictures[numbers] = old_pictures[old[numbers]]
+    unreadable = {int(i): old_unreadable[int(old[i])] for i in np.flatnonzero(known)
+                  if int(old[i]) in old_unreadable}  # fmt: skip
+    return np.flatnonzero(~known), unreadable
+
+
+def open_or_build(
+    folder: Path, opened: Callable[[], Opened | None], build: Callable[[Path], None]
+) -> Opened:
+    """What lies in a folder, built first if need be: `build` fills another one, which is renamed
+    when it is whole. One process builds, others wait for it."""
+    if found := opened():
+        return found
+    with locked(folder.with_name(folder.name + ".lock"), wait=True):
+        if found := opened():
+            return found
+        unfinished = folder.with_name(f"{folder.name}.unfinished")
+        try:
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+            unfinished.mkdir(parents=True)
+            build(unfinished)
+            shutil.rmtree(folder, ignore_errors=True)
+            unfinished.rename(folder)
+        except UserError:
+            raise
+        except OSError as error:
+            raise UserError(f"the cache {folder} cannot be written: {error}; make room, or use "
+                            "--cache off") from None  # fmt: skip
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        if found := opened():
+            return found
+    raise UserError(f"the cache {folder} cannot be read back; remove it and try again")
+
+
+def decode(collection: Collection, settings: Settings, i: int) -> np.ndarray | str:
+    """The pixels (3, S, S) uint8 of record i, or why there are none."""
+    record = collection.records[i]
+    if collection.place is None:
+        split, index = record.path.split("/")
+        pixels = scenes.render(0, int(index), split, settings["image_size"])[0]
+    else:
+        crop, box = settings.get("crop_boxes"), record.box
+        settings = {k: v for k, v in settings.items() if k != "crop_boxes"}
+        try:
+            name, span = (record.span[0], record.span[1:]) if record.span else (record.path, None)
+            with collection.place.open(name, span) as file:
+                pixels = load_picture(file, **settings, box=box if crop else None)
+        except (TooLarge, Image.DecompressionBombError):
+            return "pictures with too many pixels"
+        except Exception:  # Pillow raises any kind: OSError, struct.error, SyntaxError, ...
+            return UNREADABLE
+    return pixels.transpose(2, 0, 1)
+
+
+class Streamed:
+    """Pictures that are decoded when they are asked for, by all cores."""
+
+    def __init__(self, collection: Collection, settings: Settings):
+        self.decode = partial(decode, collection, settings)
+        self.process, self.threads = 0, None
+        self.ahead: dict[tuple[int, ...], AsyncResult] = {}
+
+    def prefetch(self, numbers: Sequence[int]) -> None:
+        """Begin to decode what will be asked for next."""
+        if self.process != os.getpid():  # threads do not survive a fork
+            self.process, self.threads = os.getpid(), ThreadPool()
+        self.ahead = {tuple(numbers): self.threads.map_async(self.decode, numbers)}
+
+    def decoded(self, numbers: Sequence[int]) -> list[np.ndarray | str]:
+        """Of each its pixels (3, S, S) uint8, or why there are none."""
+        if self.process != os.getpid() or tuple(numbers) not in self.ahead:
+            self.prefetch(numbers)
+        return self.ahead.pop(tuple(numbers)).get()

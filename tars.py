@@ -1,0 +1,98 @@
+"""Which captioned pictures does a tar hold, as webdataset and img2dataset write it?"""
+
+import json
+import posixpath
+import re
+import tarfile
+from collections import defaultdict
+from pathlib import Path
+
+from places import MAX_BYTES, OUTSIDE, Skipped, is_litter, join
+from texts import BROKEN, NOT_UTF8, caption_cell, clean_caption, is_text
+
+PICTURES = ("jpg", "jpeg", "png", "webp", "img", "image", "input.jpg", "input.png", "avif", "bmp",
+            "gif", "tif", "tiff")  # fmt: skip
+TEXTS = ("txt", "cap", "caption", "text")
+NO_CAPTION = "pictures without a caption"
+NO_PICTURE = "captions without a picture"
+Sample = tuple[str, tuple[str, ...], int, int]  # name of the picture, captions, offset, size
+
+
+def read_shard(path: Path) -> tuple[list[Sample], Skipped]:
+    """The samples of a tar, and what was left out of it."""
+    samples: list[Sample] = []
+    skipped: Skipped = defaultdict(list)
+    parts: dict[str, tuple] = {}  # of the sample that is being read: field -> what it holds
+    key = None
+
+    def finish() -> None:
+        pictures = [parts[part] for part in PICTURES if part in parts]
+        captions = next((parts[part] for part in ("json", *TEXTS) if parts.get(part)), ())
+        if pictures and captions:
+            samples.append((pictures[0][0], captions, *pictures[0][1:]))
+        elif pictures:
+            broken = "broken" in parts
+            skipped[NOT_UTF8 if broken else NO_CAPTION].append(pictures[0][0])
+        elif captions:
+            skipped[NO_PICTURE].append(str(key))
+        parts.clear()
+
+    try:
+        with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as archive:
+            for member in archive:
+                archive.members = []  # it would keep them all
+                name = member.name
+                base = posixpath.basename(name)
+                if (
+                    not member.isreg()
+                    or is_litter(base)
+                    or "." not in base
+                    or re.match("__.*__", name)
+                ):
+                    continue
+                if join("", name) is None:
+                    skipped[OUTSIDE].append(name)
+                    continue
+                stem, part = base.split(".", 1)
+                its_key, part = posixpath.join(posixpath.dirname(name), stem), part.lower()
+                if its_key != key:
+                    finish()
+                    key = its_key
+                if part in parts:
+                    skipped["files that are twice in one sample"].append(name)
+                elif part in PICTURES:
+                    parts[part] = (name, member.offset_data, member.size)
+                elif part == "json" or part in TEXTS:
+                    if member.size > MAX_BYTES:
+                        skipped["texts that are too large"].append(name)
+                        continue
+                    data = archive.extractfile(member).read()
+                    captions, broken = captions_in(part, data)
+                    parts[part] = captions
+                    if broken:
+                        parts["broken"] = ()
+                else:
+                    skipped[
+                        f"files in tars that are neither picture nor caption ({part[:20]})"
+                    ].append(name)
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        skipped["tars that are cut short or damaged"].append(
+            f"({error}) after {len(samples)} samples"
+        )
+    finish()
+    return samples, skipped
+
+
+def captions_in(part: str, data: bytes) -> tuple[tuple[str, ...], bool]:
+    """The captions in a file of a tar, and whether there are bytes that are no UTF-8."""
+    text = data.decode("utf-8-sig", errors="surrogateescape")
+    found: object = text
+    if part == "json":
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError):
+            return (), bool(BROKEN.search(text))
+        found = caption_cell(row) if isinstance(row, dict) else None
+    texts = [t for t in (found if isinstance(found, list) else [found]) if is_text(t)]
+    broken = any(BROKEN.search(t) for t in texts)
+    return tuple(t for t in map(clean_caption, texts) if t) if not broken else (), broken

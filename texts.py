@@ -1,0 +1,148 @@
+"""What do the texts of a collection say? Tables, their rows, and captions of any script."""
+
+import csv
+import io
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+
+from command_line import UserError
+from pictures import is_picture_name
+from places import Place
+
+CAPTION_COLUMNS = ("text", "caption", "captions", "prompt")
+PATH_COLUMNS = ("file_name", "image_path", "path", "image", "file", "filename", "filepath", "img")
+NOT_UTF8 = "captions that are not UTF-8 text"
+NO_OBJECT = "rows that are no JSON object"
+BROKEN = re.compile("[\udc80-\udcff]")  # what read_text makes of bytes that are no UTF-8
+
+
+def read_text(place: Place, name: str) -> str:
+    """The text of a file, byte order mark removed; bytes that are no UTF-8 become half characters
+    (U+DC80 to U+DCFF), which `where_broken` finds. UTF-16 is read where its mark says so."""
+    with place.open(name) as file:
+        data = file.read()
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", errors="replace").replace("\ufffd", "\udcff")
+    return data.decode("utf-8-sig", errors="surrogateescape")
+
+
+def lines_of(place: Place, name: str) -> tuple[tuple[str, ...], str, str]:
+    """The lines of a text that are not empty, "", ""; or (), why it cannot be read, and where."""
+    try:
+        text = read_text(place, name)
+    except OSError as error:
+        return (), "texts that cannot be read", f"{name} ({error})"
+    for number, line in enumerate(text.splitlines(), start=1):
+        if BROKEN.search(line):
+            return (), NOT_UTF8, f"{name}, line {number}"
+    return tuple(line for line in map(clean_caption, text.splitlines()) if line), "", ""
+
+
+def rows_of(
+    place: Place, name: str, skip: Callable[[str, str], None]
+) -> Iterator[tuple[str, dict]]:
+    """("file, line N", row) of a table; skip(reason, where) is told of what is no row."""
+    if name.endswith(".parquet"):
+        for i, row in enumerate(parquet_rows(place, name)):
+            yield f"{name}, row {i}", row
+        return
+    if name.endswith(".json"):
+        data = load_json(place, name)
+        if isinstance(data, dict):
+            data = [
+                {"file_name": path} | (row if isinstance(row, dict) else {"text": row})
+                for path, row in data.items()
+            ]
+        for i, row in enumerate(data):
+            if isinstance(row, dict):
+                yield f"{name}, entry {i}", row
+            else:
+                skip("entries that are no JSON objects", f"{name}, entry {i}")
+        return
+    text = read_text(place, name)
+    if name.endswith(".jsonl"):
+        for number, line in enumerate(text.split("\n"), start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            if isinstance(row, dict):
+                yield f"{name}, line {number}", row
+            else:
+                reason = NOT_UTF8 if BROKEN.search(line) else NO_OBJECT
+                skip(reason, f"{name}, line {number}")
+        return
+    yield from csv_rows(text.replace("\0", " "), name)
+
+
+def csv_rows(text: str, name: str) -> Iterator[tuple[str, dict]]:
+    """The same for .csv and .tsv; the first line names the columns, unless it holds none of their
+    names and begins with that of a picture. Cells may be separated by semicolons."""
+    first = text.split("\n", 1)[0].lower()
+    comma = "\t" if name.endswith(".tsv") else ";" if ";" in first and "," not in first else ","
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=comma)
+    columns: list[str] = []
+    try:
+        for cells in reader:
+            if not cells:
+                continue
+            if not columns:
+                columns = [cell.strip().lower() for cell in cells]
+                headed = set(columns) & {*PATH_COLUMNS, *CAPTION_COLUMNS, "tags"}
+                if headed or not is_picture_name(cells[0]):
+                    continue
+                columns = ["file_name", "text"]
+            yield f"{name}, line {reader.line_num}", dict(zip(columns, cells, strict=False))
+    except csv.Error as error:
+        raise UserError(f"{name}, line {reader.line_num}: {error}") from None
+
+
+def parquet_rows(place: Place, name: str) -> Iterator[dict]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise UserError(f"{name} needs pyarrow: pip install pyarrow; or save the table as "
+                        "metadata.jsonl") from None  # fmt: skip
+    try:
+        with place.open(name) as file:
+            yield from parquet.read_table(file).to_pylist()
+    except (ArrowException, OSError) as error:
+        raise UserError(f"{name} cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def load_json(place: Place, name: str) -> list | dict:
+    try:
+        data = json.loads(read_text(place, name))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{name} is no JSON: {error}") from None
+    if not isinstance(data, (list, dict)):
+        raise UserError(f"{name} holds neither a list nor an object")
+    return data
+
+
+def caption_cell(row: dict) -> object:
+    """What a row says of its picture: the caption, followed by the tags if there are any."""
+    cell = next((row[column] for column in CAPTION_COLUMNS if row.get(column)), None)
+    tags = row.get("tags")
+    if isinstance(tags, list):
+        tags = ", ".join(filter(is_text, tags))
+    if not is_text(tags) or not tags:
+        return cell
+    return f"{cell}, {tags}" if is_text(cell) else cell or tags
+
+
+def clean_caption(text: object) -> str:
+    """NFC, without control characters, white space folded; "" for what is not text."""
+    if not isinstance(text, str):
+        return ""
+    text = text.encode(errors="ignore").decode()  # without halves of an emoji
+    text = unicodedata.normalize("NFC", text.replace("\0", " ").replace("\ufeff", ""))
+    return " ".join(text.split())
+
+
+def is_text(cell: object) -> bool:
+    return isinstance(cell, str)
