@@ -76,11 +76,16 @@ def hash_of(*values: object) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
+def span_of(record: Record) -> tuple[str, tuple[int, int] | None]:
+    """What to open: a file, and which part of it."""
+    return (record.span[0], record.span[1:]) if record.span else (record.path, None)
+
+
 def stamp_of(collection: Collection, record: Record) -> int:
     """Changes when the file that holds a picture does."""
     if collection.place is None:
         return scenes_stamp()
-    return collection.place.stamp(record.span[0] if record.span else record.path)
+    return collection.place.stamp(span_of(record)[0])
 
 
 @lru_cache(maxsize=1)
@@ -280,8 +285,7 @@ def decode(collection: Collection, settings: Settings, i: int) -> np.ndarray | s
         crop, box = settings.get("crop_boxes"), record.box
         settings = {k: v for k, v in settings.items() if k != "crop_boxes"}
         try:
-            name, span = (record.span[0], record.span[1:]) if record.span else (record.path, None)
-            with collection.place.open(name, span) as file:
+            with collection.place.open(*span_of(record)) as file:
                 pixels = load_picture(file, **settings, box=box if crop else None)
         except (TooLarge, Image.DecompressionBombError):
             return "pictures with too many pixels"

@@ -17,9 +17,9 @@ class UserError(ValueError):
     """A mistake its user can mend: one sentence that says what is wrong, where, and what to do."""
 
 
-def setting(default, help: str, choices: tuple | None = None):
-    """A field of a configuration dataclass, and thereby a flag."""
-    metadata = {"help": help, "choices": choices}
+def setting(default, help: str, choices: tuple | None = None, positional: bool = False):
+    """A field of a configuration dataclass, and thereby a flag, or an argument without one."""
+    metadata = {"help": help, "choices": choices, "positional": positional}
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -36,11 +36,14 @@ def parse_flags(config_class: type, description: str, presets: dict[str, dict], 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for f in fields(config_class):
-        parser.add_argument("--" + f.name.replace("_", "-"), dest=f.name, **_argument(f))
-    given = parser.parse_args(argv)
+        if f.metadata["positional"]:
+            parser.add_argument(f.name, nargs="?", default=f.default, help=f.metadata["help"])
+        else:
+            parser.add_argument("--" + f.name.replace("_", "-"), dest=f.name, **_argument(f))
+    given = parser.parse_intermixed_args(argv)
     if presets:
         parser.set_defaults(**presets[given.preset])
-        given = parser.parse_args(argv)
+        given = parser.parse_intermixed_args(argv)
     return config_class(**vars(given))
 
 

@@ -17,7 +17,7 @@ from model import TextToImageModel, from_uint8
 RESAMPLES = 1_000  # of the bootstrap, for means
 CONFIDENCE = 0.95
 NEIGHBOURS = 5  # of density and coverage
-NUM_VALIDATION = 512  # pictures that training measures itself on
+NUM_VALIDATION = 512  # pairs of picture and caption that training measures itself on
 BATCH = 64  # drawn at once
 
 
@@ -139,10 +139,18 @@ def ratio_of_means(drawn: Tensor, real: Tensor) -> float:
     return mean(drawn) / max(mean(real), 1e-12)
 
 
+def validation_pairs(dataset: CaptionedImages) -> list[tuple[int, int]]:
+    """(picture, number of the caption): the first captions of all pictures, then the second ones,
+    and so on, up to NUM_VALIDATION pairs."""
+    counts = dataset.rows["num_captions"][dataset.indices[:NUM_VALIDATION]].tolist()
+    pairs = [(i, k) for k in range(max(counts)) for i, count in enumerate(counts) if k < count]
+    return pairs[:NUM_VALIDATION]
+
+
 @torch.no_grad()
 def validate(model: TextToImageModel, dataset: CaptionedImages, device: str) -> dict[str, float]:
-    """Averages over validation pictures, their first captions and fixed noise, of drawings as they
-    are shown, clamped to -1..1.
+    """Averages over validation pictures, their captions and fixed noise, of drawings as they are
+    shown, clamped to -1..1.
 
     regression_loss: without a latent, since a drawing may well differ from the picture held out;
     energy_score: how badly drawings of two seeds a, b stand for it, d(a, x) / 2 + d(b, x) / 2 -
@@ -151,15 +159,17 @@ def validate(model: TextToImageModel, dataset: CaptionedImages, device: str) -> 
     another picture's caption / with its own (1: captions are ignored); noise_dependence: share of
     the drawings' variance that changes with the seed (0: seeds are ignored).
     """
-    num = min(NUM_VALIDATION, len(dataset))
+    pairs = validation_pairs(dataset)
+    num = len(pairs)
     totals: dict[str, float] = {}
     for start in range(0, num, BATCH):
         numbers = list(range(start, min(start + BATCH, num)))
-        pictures, captions = dataset.batch(numbers)
-        real, first = from_uint8(pictures).to(device), [c[0] for c in captions]
-        tokens, filters = model.tokenize(first), torch.Generator().manual_seed(start)
+        pictures, captions = dataset.batch([pairs[n][0] for n in numbers])
+        real = from_uint8(pictures).to(device)
+        texts = [c[pairs[n][1] % len(c)] for n, c in zip(numbers, captions, strict=True)]
+        tokens, filters = model.tokenize(texts), torch.Generator().manual_seed(start)
         guess = model.guess(tokens).clamp(-1, 1)
-        drawn, again = (model.draw(first, [n + seed for n in numbers]) for seed in (0, num))
+        drawn, again = (model.draw(texts, [n + seed for n in numbers]) for seed in (0, num))
         for name, value in {
             "regression_loss": regression_loss(guess, real),
             "error": (regression_loss(drawn, real) + regression_loss(again, real)) / 2,

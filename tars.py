@@ -1,20 +1,23 @@
 """Which captioned pictures does a tar hold, as webdataset and img2dataset write it?"""
 
 import json
-import posixpath
 import re
 import tarfile
 from collections import defaultdict
 from pathlib import Path
 
+from pictures import PICTURE_SUFFIXES
 from places import MAX_BYTES, OUTSIDE, Skipped, is_litter, join
 from texts import BROKEN, NOT_UTF8, caption_cell, clean_caption, is_text
 
-PICTURES = ("jpg", "jpeg", "png", "webp", "img", "image", "input.jpg", "input.png", "avif", "bmp",
-            "gif", "tif", "tiff")  # fmt: skip
+PICTURES = ("jpg", "png", "webp", *sorted(s[1:] for s in PICTURE_SUFFIXES), "img", "image",
+            "input.jpg", "input.png")  # fmt: skip
 TEXTS = ("txt", "cap", "caption", "text")
 NO_CAPTION = "pictures without a caption"
+OTHER = "files in tars that are neither picture nor caption"
 NO_PICTURE = "captions without a picture"
+METADATA = re.compile("__.*__")  # names that are no samples
+SUSPICIOUS = re.compile(r"^/|\.\.|[\\:]")  # parts of names that may lead out of the folder
 Sample = tuple[str, tuple[str, ...], int, int]  # name of the picture, captions, offset, size
 
 
@@ -23,7 +26,7 @@ def read_shard(path: Path) -> tuple[list[Sample], Skipped]:
     samples: list[Sample] = []
     skipped: Skipped = defaultdict(list)
     parts: dict[str, tuple] = {}  # of the sample that is being read: field -> what it holds
-    key = None
+    its_key = None
 
     def finish() -> None:
         pictures = [parts[part] for part in PICTURES if part in parts]
@@ -34,7 +37,7 @@ def read_shard(path: Path) -> tuple[list[Sample], Skipped]:
             broken = "broken" in parts
             skipped[NOT_UTF8 if broken else NO_CAPTION].append(pictures[0][0])
         elif captions:
-            skipped[NO_PICTURE].append(str(key))
+            skipped[NO_PICTURE].append(str(its_key))
         parts.clear()
 
     try:
@@ -42,22 +45,17 @@ def read_shard(path: Path) -> tuple[list[Sample], Skipped]:
             for member in archive:
                 archive.members = []  # it would keep them all
                 name = member.name
-                base = posixpath.basename(name)
-                if (
-                    not member.isreg()
-                    or is_litter(base)
-                    or "." not in base
-                    or re.match("__.*__", name)
-                ):
+                folder, slash, base = name.rpartition("/")
+                stem, _, part = base.partition(".")
+                key, part = folder + slash + stem, part.lower()
+                if not part or not member.isreg() or is_litter(base) or METADATA.match(name):
                     continue
-                if join("", name) is None:
+                if SUSPICIOUS.search(name) and join("", name) is None:
                     skipped[OUTSIDE].append(name)
                     continue
-                stem, part = base.split(".", 1)
-                its_key, part = posixpath.join(posixpath.dirname(name), stem), part.lower()
-                if its_key != key:
+                if key != its_key:
                     finish()
-                    key = its_key
+                    its_key = key
                 if part in parts:
                     skipped["files that are twice in one sample"].append(name)
                 elif part in PICTURES:
@@ -72,13 +70,9 @@ def read_shard(path: Path) -> tuple[list[Sample], Skipped]:
                     if broken:
                         parts["broken"] = ()
                 else:
-                    skipped[
-                        f"files in tars that are neither picture nor caption ({part[:20]})"
-                    ].append(name)
+                    skipped[f"{OTHER} ({part[:20]})"].append(name)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        skipped["tars that are cut short or damaged"].append(
-            f"({error}) after {len(samples)} samples"
-        )
+        skipped["tars that are damaged"].append(f"after {len(samples)} samples ({error})")
     finish()
     return samples, skipped
 

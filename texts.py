@@ -11,7 +11,7 @@ from command_line import UserError
 from pictures import is_picture_name
 from places import Place
 
-CAPTION_COLUMNS = ("text", "caption", "captions", "prompt")
+CAPTION_COLUMNS = ("text", "captions", "caption", "prompt")  # the first that is there
 PATH_COLUMNS = ("file_name", "image_path", "path", "image", "file", "filename", "filepath", "img")
 NOT_UTF8 = "captions that are not UTF-8 text"
 NO_OBJECT = "rows that are no JSON object"

@@ -414,7 +414,8 @@ def train(
                 share = (dataset.seconds_waited - waited) / max(1e-9, seconds - logged)
                 waited, logged = dataset.seconds_waited, seconds
                 clocks = {"lr": rate, "seconds": seconds, "images_per_second": speed}
-                log("train", means | clocks | {"share_of_time_waiting_for_data": share})
+                clocks["share_of_seconds_waiting_for_data"] = share
+                log("train", means | clocks)
                 sums = {}
 
             # Validation, samples, checkpoint

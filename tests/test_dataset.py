@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 import cache
 import dataset
@@ -49,9 +49,9 @@ def write_captions(folder: Path, num: int, word: str = "picture") -> None:
     (folder / "metadata.jsonl").write_text("\n".join(rows), encoding="utf-8")
 
 
-def read(data, cache: Path, split: str = "train", **kwargs) -> CaptionedImages:
+def read(data, cache_dir: Path, split: str = "train", **kwargs) -> CaptionedImages:
     settings = {"image_size": SIZE, "validation_share": 0.0, "show_progress": False} | kwargs
-    return CaptionedImages(data, split, cache_dir=cache, **settings)
+    return CaptionedImages(data, split, cache_dir=cache_dir, **settings)
 
 
 def upright(tensor: torch.Tensor) -> np.ndarray:
@@ -499,6 +499,7 @@ def test_broken_exif_does_not_stop_the_reading(tmp_path):
     assert len(data) + sum(map(len, data.collection.skipped.values())) == 2
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("limit", [40, 30, None])  # of Pillow, which warns, and raises an error
 def test_pictures_with_too_many_pixels_are_skipped_and_counted_as_such(
     tmp_path, monkeypatch, limit
@@ -705,3 +706,163 @@ def test_what_belongs_to_which_picture_is_part_of_the_fingerprint(tmp_path):
 
     assert fingerprint(["a", "b"], ["c"]) != fingerprint(["a"], ["b", "c"])
     assert fingerprint(["a"], ["b"]) == fingerprint(["a"], ["b"])
+
+
+# What changed is done again, and nothing else
+
+
+def test_only_pictures_that_changed_are_decoded_again(tmp_path, decoded):
+    folder = make_folder(tmp_path / "birds", 8)
+    (folder / "7.png").write_bytes(b"broken")
+    read(folder, tmp_path / "cache")
+    decoded.clear()
+    saved(folder, pixels(SIZE, SIZE, 3, seed=50), "3.png")
+    (folder / "1.png").unlink()
+    saved(folder, pixels(SIZE, SIZE, 3, seed=51), "10.png")
+    write_captions(folder, 11)
+    data = read(folder, tmp_path / "cache")
+    assert sorted(decoded) == ["10.png", "3.png"]
+    seeds = {"0.png": 0, "10.png": 51, "2.png": 2, "3.png": 50, "4.png": 4, "5.png": 5, "6.png": 6}
+    assert [data[i][2] for i in range(len(data))] == list(seeds)
+    for i, seed in enumerate(seeds.values()):
+        assert np.array_equal(upright(data[i][0]), pixels(SIZE, SIZE, 3, seed=seed))
+    assert data.collection.skipped["files that are no readable pictures"] == ["7.png"]
+
+
+def test_captions_are_read_once_and_again_when_a_file_changed(tmp_path, monkeypatch):
+    folder, count = make_folder(tmp_path / "birds"), []
+    real = cache.read_collection
+    monkeypatch.setattr(cache, "read_collection", lambda *a: count.append(1) or real(*a))
+    for _ in range(3):
+        data = read(folder, tmp_path / "cache")
+    assert len(count) == 1 and len(data.captions()) == 10
+    for word in ("first", "other", "third"):  # of one length, within one tick of the clock
+        write_captions(folder, 5, word)
+        assert read(folder, tmp_path / "cache").captions()[0] == f"{word} 0"
+
+
+def test_a_table_beside_which_a_picture_changed_is_read_again(tmp_path, decoded):
+    folder = make_folder(tmp_path / "birds", 3)
+    (folder / "metadata.jsonl").rename(folder / "rows.jsonl")
+    for _ in range(2):
+        read(folder / "rows.jsonl", tmp_path / "cache")
+    assert len(decoded) == 3
+    saved(folder, pixels(SIZE, SIZE, 3, seed=50), "1.png")
+    (folder / "2.png").unlink()
+    data = read(folder / "rows.jsonl", tmp_path / "cache")
+    assert decoded[3:] == ["1.png"] and len(data) == 2
+    assert np.array_equal(upright(data[1][0]), pixels(SIZE, SIZE, 3, seed=50))
+
+
+# Without a cache
+
+
+def test_pictures_that_are_decoded_each_time_are_those_of_the_cache(tmp_path):
+    folder = make_folder(tmp_path / "birds", 20)
+    cached = read(folder, tmp_path / "cache")
+    for setting in ("off", "1e-9"):
+        streamed = read(folder, tmp_path / "other", cache=setting)
+        assert not list(folders(tmp_path / "other")) and "decoded each time" in streamed.summary()
+        for numbers in ([3, 0, 3, 19], range(20)):
+            streamed.prefetch(numbers)
+            assert torch.equal(streamed.batch(numbers)[0], cached.batch(numbers)[0])
+            assert streamed.batch(numbers)[1] == cached.batch(numbers)[1]
+        assert torch.equal(streamed[7][0], cached[7][0]) and streamed[7][1:] == cached[7][1:]
+        assert streamed.fingerprint() == cached.fingerprint()
+
+
+def test_the_next_picture_stands_in_for_one_that_cannot_be_decoded(tmp_path):
+    folder = make_folder(tmp_path / "birds", 5)
+    for name in ("1.png", "2.png", "4.png"):
+        (folder / name).write_bytes(b"broken")
+    data = read(folder, tmp_path / "cache", cache="off")
+    for _ in range(2):
+        pictures, captions = data.batch([0, 1, 2, 4])
+        assert [c[0] for c in captions] == ["picture 0", "picture 3", "picture 3", "picture 0"]
+        assert np.array_equal(upright(pictures[1]), pixels(SIZE, SIZE, 3, seed=3))
+    assert sorted(data.collection.skipped["files that are no readable pictures"]) == [
+        "1.png", "2.png", "4.png",
+    ]  # fmt: skip
+    for name in ("0.png", "3.png"):
+        (folder / name).write_bytes(b"broken")
+    with pytest.raises(UserError, match="none of the pictures can be read"):
+        data.batch([0])
+
+
+def test_several_processes_may_read_without_a_cache(tmp_path):
+    data = read(make_folder(tmp_path / "birds", 9), tmp_path / "cache", cache="off")
+    data.batch([0])  # its threads do not survive into another process
+    loader = torch.utils.data.DataLoader(data, num_workers=2, collate_fn=lambda items: items[0])
+    for i, (picture, _, _) in enumerate(loader):
+        assert np.array_equal(upright(picture), pixels(SIZE, SIZE, 3, seed=i))
+
+
+@pytest.mark.parametrize("wrong", [{"cache": "some"}, {"max_megapixels": 0}, {"format": "zip"}])
+def test_settings_of_reading_that_mean_nothing_are_refused(tmp_path, wrong):
+    with pytest.raises(UserError, match=next(iter(wrong)).replace("_", ".")):
+        read(make_folder(tmp_path / "birds"), tmp_path / "cache", **wrong)
+
+
+# More kinds of pictures
+
+
+def test_jpegs_of_printers_get_the_colours_that_pillow_gives_them(tmp_path):
+    """CMYK, and the same bytes read as YCCK, which only Adobe's marker tells apart."""
+    cmyk = Image.fromarray(pixels(SIZE, SIZE, 4), "CMYK")
+    path = saved(tmp_path, cmyk, "a.jpg", quality=95)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"Adobe") + 11] = 2  # transform: YCCK
+    (tmp_path / "b.jpg").write_bytes(data)
+    one, other = (load_picture(tmp_path / name, SIZE) for name in ("a.jpg", "b.jpg"))
+    for name, found in (("a.jpg", one), ("b.jpg", other)):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.mode == "CMYK"
+            assert np.array_equal(found, np.asarray(picture.convert("RGB")))
+    assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpegs_are_read_whole_or_not_at_all(tmp_path, progressive):
+    path = saved(tmp_path, pixels(64, 64, 3), "a.jpg", progressive=progressive)
+    with Image.open(path) as picture:
+        assert np.array_equal(load_picture(path, 64), np.asarray(picture))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(OSError, match="truncated"):
+        load_picture(path, 64)
+
+
+@pytest.mark.parametrize("kind", ["webp", "avif"])
+def test_modern_formats_are_read_with_their_transparency(tmp_path, kind):
+    if not features.check(kind):
+        pytest.skip(f"this Pillow has no {kind}")
+    rgba = pixels(SIZE, SIZE, 4)
+    rgba[:4, :, 3] = 0
+    path = saved(tmp_path, Image.fromarray(rgba, "RGBA"), f"a.{kind}", lossless=True, quality=100)
+    found = load_picture(path, SIZE)
+    assert (found[:3] == 255).all() and not (found[5:] == 255).all()
+
+
+@pytest.mark.parametrize("kind", ["png", "webp", "gif"])
+def test_of_every_kind_of_animation_the_first_frame_is_read(tmp_path, kind):
+    frames = [Image.new("RGB", (SIZE, SIZE), colour) for colour in ("red", "blue")]
+    path = saved(tmp_path, frames[0], f"a.{kind}", save_all=True, append_images=frames[1:],
+                 **({"lossless": True} if kind == "webp" else {}))  # fmt: skip
+    assert np.abs(load_picture(path, SIZE).astype(int) - (255, 0, 0)).max() < 3
+
+
+def test_floats_that_are_no_numbers_become_black_or_white(tmp_path):
+    values = np.full((SIZE, SIZE), 0.5, np.float32)
+    values[0, :3] = np.nan, np.inf, -np.inf
+    found = load_picture(saved(tmp_path, Image.fromarray(values), "a.tif"), SIZE)
+    assert found[0, :3, 0].tolist() == [0, 255, 0]
+
+
+def test_a_box_is_cut_out_with_a_margin_and_stays_within_the_picture(tmp_path):
+    values = pixels(40, 60, 3)
+    path = saved(tmp_path, values)
+    found = load_picture(path, 12, box=(20, 10, 8, 4))  # middle 24, 12; half of the side: 6
+    assert np.array_equal(found, values[6:18, 18:30])
+    whole = load_picture(path, 12, box=(-100, -100, 300, 300))
+    assert np.array_equal(whole, load_picture(path, 12))
+    with pytest.raises(ValueError, match="outside"):
+        load_picture(path, 12, box=(500, 500, 4, 4))

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 import metrics
+from dataset import CaptionedImages
 
 
 def gaussian(num, dim, seed, mean=0.0, scale=1.0):
@@ -135,3 +137,13 @@ def test_bootstrap_resamples_what_belongs_together_together():
     x = gaussian(300, 1, 0).abs()
     value, low, high = metrics.bootstrap(metrics.ratio_of_means, 3 * x, x, resamples=50)
     assert value == pytest.approx(3) and high - low < 1e-4
+
+
+def test_validation_uses_all_captions_in_a_fixed_order(tmp_path):
+    pairs = []
+    for i, num in enumerate((2, 1, 3)):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{i}.png")
+        pairs.append((tmp_path / f"{i}.png", [f"{i} {k}" for k in range(num)]))
+    data = CaptionedImages(pairs, image_size=8, validation_share=0.0, cache_dir=tmp_path / "cache",
+                           show_progress=False)  # fmt: skip
+    assert metrics.validation_pairs(data) == [(0, 0), (1, 0), (2, 0), (0, 1), (2, 1), (2, 2)]

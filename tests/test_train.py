@@ -11,12 +11,15 @@ import types
 import pytest
 import torch
 
+import check
 import checkpoint
 import dataset
+import export
 import files
 import train
 from command_line import UserError, choose_precision, parse_flags
 from model import TextToImageModel, from_uint8, to_uint8
+from tokenizer import SPECIAL_TOKENS, Tokenizer
 from train import PRESETS, TrainConfig
 
 TINY = {
@@ -88,6 +91,42 @@ def test_stopping_and_resuming_equals_not_stopping_bit_for_bit(picture_folder, s
     halves = train.main(tiny(picture_folder, run="halves", **settings))
     assert_same_bits(whole, halves)
     assert losses_of(whole) == losses_of(halves)
+
+
+def test_pictures_that_are_decoded_each_time_give_the_same_bits_and_may_be_resumed(picture_folder):
+    cached = train.main(tiny(picture_folder, run="cached", noise_dim=0))
+    train.main(tiny(picture_folder, run="streamed", noise_dim=0, cache="off", stop_after=32))
+    streamed = train.main(tiny(picture_folder, run="streamed", noise_dim=0, cache="off"))
+    assert_same_bits(cached, streamed)
+    assert losses_of(cached) == losses_of(streamed)
+    lines = (streamed / "metrics.jsonl").read_text().splitlines()
+    waited = [json.loads(line).get("share_of_seconds_waiting_for_data") for line in lines]
+    assert all(0 < share < 1 for share in waited if share is not None)
+
+
+@pytest.mark.parametrize("kind", export.WRITERS)
+def test_every_layout_can_be_trained_on(picture_folder, tmp_path, kind):
+    config = check.CheckConfig(data=str(picture_folder), out=str(tmp_path / "out"), export=kind)
+    export.main(config)
+    run = train.main(tiny(tmp_path / "out", images=16, sample_every=16))
+    assert checkpoint.load(run / "checkpoint.pth")["images_seen"] == 16
+
+
+def test_shuffled_tags_are_the_same_in_another_order(picture_folder):
+    rng = torch.Generator().manual_seed(0)
+    found = {train.shuffle_tags("1girl, red hair,sky", rng) for _ in range(50)}
+    assert len(found) == 6 and "sky, 1girl, red hair" in found
+    data, model = train.open_data(tiny(picture_folder))[0], TextToImageModel()
+    batches = []
+    for shuffle in (False, True):
+        config = tiny(picture_folder, shuffle_tags=shuffle, word_dropout=0.0, caption_dropout=0.0)
+        data.collection.records = [
+            r._replace(captions=("a, b, c",)) for r in data.collection.records
+        ]
+        model.tokenizer = Tokenizer(SPECIAL_TOKENS + ["a", "b", "c", ","])
+        batches.append(train.training_batch(data, model, config, 0)[1])
+    assert len(batches[0].unique(dim=0)) == 1 < len(batches[1].unique(dim=0))
+    assert torch.equal(batches[0].sort(dim=1)[0], batches[1].sort(dim=1)[0])
 
 
 def test_training_on_can_be_stopped_and_resumed_bit_for_bit(picture_folder):

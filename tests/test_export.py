@@ -1,0 +1,123 @@
+"""Protects collections that are written in another layout: read back, they are the same."""
+
+import json
+import tarfile
+
+import numpy as np
+import pytest
+from kills import make_flags
+from PIL import Image
+
+import check
+import export
+from command_line import UserError
+from dataset import CaptionedImages
+
+
+def write(folder, out, kind: str, **settings) -> None:
+    export.main(check.CheckConfig(data=str(folder), out=str(out), export=kind, **settings))
+
+
+def contents(data, **settings) -> list[tuple]:
+    """(captions, split, pixels) of all that is there, in the order of its paths."""
+    dataset = CaptionedImages(data, image_size=32, show_progress=False, **settings)
+    records, pictures = dataset.collection.records, dataset.pictures
+    return [(r.captions, r.split, pictures[i].tobytes()) for i, r in enumerate(records)]
+
+
+@pytest.fixture
+def flags(tmp_path, monkeypatch):
+    """60 pictures in folders, of three splits and none, with one or two captions."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "flags"
+    make_flags(folder)
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    splits = ("train", "validation", "test", None)
+    for i, row in enumerate(rows):
+        path = f"{i % 3}/v1.5 {row['file_name']}"
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / row["file_name"]).rename(folder / path)
+        row |= {"file_name": path, "split": splits[i % 4]}
+        if i % 2:
+            row["text"] = [row["text"], 'the "other", \u7ea2\U0001f426']
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+@pytest.mark.parametrize("kind", export.WRITERS)
+def test_what_is_written_is_read_back_as_it_was(flags, tmp_path, kind):
+    write(flags, tmp_path / "out", kind)
+    assert sorted(contents("out"), key=repr) == sorted(contents("flags"), key=repr)
+
+
+@pytest.mark.parametrize("first", export.WRITERS)
+@pytest.mark.parametrize("second", export.WRITERS)
+def test_any_layout_becomes_any_other(flags, tmp_path, first, second):
+    write(flags, tmp_path / "one", first)
+    write(tmp_path / "one", tmp_path / "two", second)
+    assert sorted(contents("two"), key=repr) == sorted(contents("flags"), key=repr)
+
+
+def test_pictures_keep_their_bytes(flags, tmp_path):
+    picture = flags / "0" / "v1.5 00.png"
+    Image.new("RGBA", (40, 10), (1, 2, 3, 4)).save(picture)
+    write(flags, tmp_path / "out", "jsonl")
+    assert (tmp_path / "out" / "0" / "v1.5 00.png").read_bytes() == picture.read_bytes()
+    write(flags, tmp_path / "tars", "tar")
+    with tarfile.open(tmp_path / "tars" / "train-00000.tar") as archive:
+        assert archive.extractfile("000000000.png").read() == picture.read_bytes()
+
+
+def test_resized_pictures_are_those_that_training_sees(flags, tmp_path):
+    (flags / "1" / "v1.5 01.png").write_bytes(b"broken")
+    write(flags, tmp_path / "out", "sidecar", resized=True, image_size=32)
+    assert sorted(contents("out"), key=repr) == [
+        c for c in sorted(contents("flags"), key=repr) if np.frombuffer(c[2], np.uint8).any()
+    ]
+    with Image.open(next((tmp_path / "out").glob("*/*/*.png"))) as picture:
+        assert picture.size == (32, 32) and picture.mode == "RGB"
+
+
+def test_pictures_that_differ_in_their_suffix_alone_keep_their_captions(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    rows = []
+    for i, name in enumerate(("a.png", "a.bmp", "A.gif")):
+        Image.new("RGB", (32, 32), (80 * i, 0, 0)).save(tmp_path / "data" / name)
+        rows.append(json.dumps({"file_name": name, "text": f"number {i}"}))
+    (tmp_path / "data" / "metadata.jsonl").write_text("\n".join(rows))
+    for kind in export.WRITERS:
+        write(tmp_path / "data", tmp_path / kind, kind)
+        assert sorted(contents(kind)) == sorted(contents("data")), kind
+
+
+def test_shards_hold_so_many_samples_and_no_more(flags, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "SHARD", 7)
+    write(flags, tmp_path / "out", "tar")
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names[:3] == ["00000.tar", "00001.tar", "00002.tar"] and len(names) == 12
+    assert sorted(contents("out"), key=repr) == sorted(contents("flags"), key=repr)
+
+
+def test_nothing_is_overwritten_and_nothing_half_written_is_left(flags, tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="out exists already"):
+        write(flags, tmp_path / "out", "jsonl")
+
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export, "write", full)
+    with pytest.raises(UserError, match="cannot be written.*No space left"):
+        write(flags, tmp_path / "new", "jsonl")
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("new")]
+
+
+def test_splits_that_a_layout_cannot_tell_are_refused(flags, tmp_path):
+    text = (flags / "metadata.jsonl").read_text().replace('"test"', '"unseen"')
+    (flags / "metadata.jsonl").write_text(text)
+    for kind in ("sidecar", "tar"):
+        with pytest.raises(UserError, match="cannot tell the splits unseen; use --export jsonl"):
+            write(flags, tmp_path / "out", kind)
+    write(flags, tmp_path / "out", "jsonl")
+    assert sorted(contents("out"), key=repr) == sorted(contents("flags"), key=repr)
