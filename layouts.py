@@ -39,6 +39,7 @@ from texts import (
     rows_of,
 )
 
+DAMAGED_LIST = "lists of test pictures that are damaged"
 FEW_SHARDS = 8  # up to so many are read by one process
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
@@ -187,12 +188,14 @@ def detect(texts: Place, entry: str, config: DataConfig) -> tuple[str, str]:
     """(layout, the file that it begins with or ""). Raises UserError for two kinds of metadata."""
     names = [entry] if entry else list(texts.files)
     top = [n for n in names if n.lower().endswith(TABLE_SUFFIXES) and (entry or "/" not in n)]
-    annotations = [n for n in names if n.endswith(".json") and is_coco(texts, n, bool(entry))]
+    annotations = [
+        n for n in names if n.lower().endswith(".json") and is_coco(texts, n, bool(entry))
+    ]
     metadata = [n for n in names if posixpath.basename(n) in METADATA_NAMES]
     folders = {part for n in names for part in n.split("/")[:2]}
     found = {
         "names": bool(config.caption_from),
-        "webdataset": isinstance(texts, Folder) and any(n.endswith(".tar") for n in names),
+        "webdataset": isinstance(texts, Folder) and any(n.lower().endswith(".tar") for n in names),
         "coco": bool(annotations),
         "imagefolder": bool(metadata) and not entry,
         "c10": "text_c10" in folders
@@ -214,7 +217,9 @@ def detect(texts: Place, entry: str, config: DataConfig) -> tuple[str, str]:
     if layout == "imagefolder" and len({posixpath.splitext(n)[1] for n in metadata}) > 1:
         kinds = " and ".join(sorted({posixpath.basename(n) for n in metadata}))
         raise UserError(f"{texts.root} holds {kinds}; keep one kind of them")
-    if layout == "table" and not entry and len(top) != 1:
+    if layout == "coco" and entry and not annotations:
+        raise UserError(f"{entry} holds no list of images with their annotations")
+    if layout == "table" and len(top) != 1:
         raise UserError(f"{texts.root} holds {len(top)} tables; name one of them with --data")
     return layout, top[0] if layout == "table" else ""
 
@@ -268,7 +273,9 @@ def read_coco(source: Source) -> Collection:
     """
     gathered = Gathered(source)
     files = [source.entry] if source.entry else [
-        n for n in source.texts.files if n.endswith(".json") and is_coco(source.texts, n, False)
+        name
+        for name in source.texts.files
+        if name.lower().endswith(".json") and is_coco(source.texts, name, False)
     ]  # fmt: skip
     for name in files:
         data = load_json(source.texts, name)
@@ -301,8 +308,9 @@ def read_coco(source: Source) -> Collection:
                 continue
             described.add(number)
             gathered.add_row(where, folders, [known[number]], annotation.get("caption"), split)
-        for number in known.keys() - described:
-            gathered.skip(NO_CAPTION, known[number])
+        if not source.place.files:  # else counted below, with all that no annotation names
+            for number in (n for n in known if n not in described):
+                gathered.skip(NO_CAPTION, known[number])
     return gathered.collection()
 
 
@@ -368,11 +376,11 @@ def read_names(source: Source) -> Collection:
         if source.caption_from == "dirname":
             words = posixpath.basename(folder)
         caption = clean_caption(re.sub(r"[_-]+", " ", words))
-        caption = re.sub(r"^\d+[. ] *(?=\S)|(?<=\S) *\(?\d+\)?$", "", caption)
+        caption = re.sub(r"^\d+[. ] *(?=\S)|(?<=\S)(?: +\d+| *\(\d+\))$", "", caption)
         if caption:
             collection.records.append(Record(name, (caption,), split_of_folders(folder)))
         else:
-            collection.skipped["pictures in no folder of their own"].append(name)
+            collection.skipped["pictures whose name, or folder's name, says nothing"].append(name)
     return collection
 
 
@@ -387,23 +395,23 @@ def read_c10(source: Source) -> Collection:
     place = source.place
     collection = Collection(source.name, source.layout, place, [])
     skipped = collection.skipped
-    pictures = {}  # <class>/<name> and <name> -> path
+    pictures = {}  # <class>/<name>, and <name> where there is one of it -> path
     for name in filter(is_picture_name, place.files):
-        stem = posixpath.splitext(name)[0].split("/")
-        pictures.setdefault("/".join(stem[-2:]), name)
-        if len(stem) > 1 and stem[-2] in ("jpg", "images"):
-            pictures.setdefault(stem[-1], name)
+        parts = posixpath.splitext(name)[0].split("/")
+        pictures.setdefault("/".join(parts[-2:]), name)
+        pictures[parts[-1]] = None if parts[-1] in pictures else name
     test = words_of(place, "testclasses.txt")
     for name in place.files:
         if name.endswith("test/filenames.pickle"):
-            test |= names_in_pickle(place, name)
+            test |= names_in_pickle(place, name, skipped)
     boxes = read_boxes(place)
     used = set()
     for name in place.files:
         parts = name.split("/")
         if parts[-1].endswith(".txt") and len(parts) > 1 and {"text", "text_c10"} & set(parts[:-1]):
-            key = "/".join([*parts[-2:-1], parts[-1][: -len(".txt")]])
-            path = pictures.get(key) or pictures.get(parts[-1][: -len(".txt")])
+            stem = parts[-1][: -len(".txt")]
+            key = f"{parts[-2]}/{stem}"
+            path = pictures.get(key) or pictures.get(stem)
             captions, reason, where = lines_of(place, name)
             if path is None:
                 skipped[NO_PICTURE].append(name)
@@ -411,11 +419,13 @@ def read_c10(source: Source) -> Collection:
                 skipped[reason].append(where)
             elif not captions:
                 skipped["pictures with an empty .txt"].append(name)
+            elif path in used:
+                skipped["texts beside another of the same name"].append(name)
             else:
-                split = ("test" if test & {key, parts[-2]} else "train") if test else None
+                split = ("test" if test & {key, stem, parts[-2]} else "train") if test else None
                 collection.records.append(Record(path, captions, split, box=boxes.get(key)))
             used.add(path)
-    for name in sorted(set(pictures.values()) - used):
+    for name in sorted({*filter(None, pictures.values())} - used):
         skipped[NO_CAPTION].append(name)
     return collection
 
@@ -426,14 +436,17 @@ def words_of(place: Place, name: str) -> set[str]:
     return {word for n in found for word in read_text(place, n).split()}
 
 
-def names_in_pickle(place: Place, name: str) -> set[str]:
-    """The strings in a pickle, read as text: nothing in it is run."""
-    with place.open(name) as file:
-        data = file.read()
+def names_in_pickle(place: Place, name: str, skipped: Skipped) -> set[str]:
+    """The strings in a pickle, read as text: nothing in it is run. Up to where it is damaged."""
+    names = set()
     try:
-        return {arg for _, arg, _ in pickletools.genops(data) if isinstance(arg, str)}
-    except Exception:  # bytes that are no pickle
-        return set()
+        with place.open(name) as file:
+            for _, argument, _ in pickletools.genops(file.read()):
+                if isinstance(argument, str):
+                    names.add(argument)
+    except Exception as error:  # bytes that are no pickle
+        skipped[DAMAGED_LIST].append(f"{name} ({error})")
+    return names
 
 
 def read_boxes(place: Place) -> dict[str, Box]:
@@ -463,10 +476,10 @@ def read_webdataset(source: Source) -> Collection:
     """
     collection = Collection(source.name, source.layout, source.place, [])
     shards = [source.entry] if source.entry else [
-        name for name in source.place.files if name.endswith(".tar")
+        name for name in source.place.files if name.lower().endswith(".tar")
     ]  # fmt: skip
     for name in source.place.files:
-        if name.endswith((".tar.gz", ".tgz")):
+        if name.lower().endswith((".tar.gz", ".tgz")):
             collection.skipped["packed tars, which are to be unpacked to .tar first"].append(name)
     paths = [source.place.root / shard for shard in shards]
     if len(shards) > FEW_SHARDS:  # Python reads some 20,000 headers a second on each core

@@ -6,6 +6,7 @@ listed or read, unless links are followed because the user said so.
 
 import os
 import posixpath
+import re
 import time
 import zipfile
 from collections import defaultdict
@@ -26,6 +27,7 @@ OUTSIDE = "paths that leave the folder"
 MISSING = "pictures missing"
 LINKS = "links out of the folder or to folders, which --follow-links would read"
 
+DRIVE = re.compile(r"[A-Za-z]+:/" if os.name == "posix" else r"[A-Za-z]+:")  # or http:/
 Skipped = dict[str, list[str]]  # reason -> what was left out for it
 
 
@@ -47,7 +49,7 @@ class Folder:
             self.files = dict(sorted(self._walk()))
 
     def _walk(self) -> Iterator[tuple[str, int]]:
-        folders, seen = [""], set()
+        folders, seen = [""], {_identity(os.stat(self.root))}
         while folders:
             folder = folders.pop()
             try:
@@ -61,18 +63,20 @@ class Folder:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(name)
+                    if self.follow_links:
+                        seen.add(_identity(entry.stat()))
                 elif entry.is_file(follow_symlinks=False):  # no pipe, which would never end
                     with suppress(FileNotFoundError):  # removed since it was listed
                         yield name, self._stamp(entry.stat())
                 elif not entry.is_symlink():
                     continue
                 elif os.path.isdir(entry.path):
-                    status = os.stat(entry.path)
+                    identity = _identity(os.stat(entry.path))
                     if not self.follow_links:
                         self.skipped[LINKS].append(name)
-                    elif (status.st_dev, status.st_ino) not in seen:  # not round in circles
+                    elif identity not in seen:  # not round in circles
                         folders.append(name)
-                        seen.add((status.st_dev, status.st_ino))
+                        seen.add(identity)
                 elif not os.path.isfile(entry.path):
                     self.skipped["links that lead nowhere"].append(name)
                 elif self.follow_links or is_inside(self.root, name):
@@ -123,15 +127,18 @@ class Zip:
         self.root = root
         self.skipped: Skipped = defaultdict(list)
         found: dict[str, int] = {}
-        for info in opened_zip(root, os.getpid()).infolist():
-            if info.is_dir() or any(map(is_litter, info.filename.split("/"))):
+        self.names: dict[str, str] = {}  # path -> what the zip calls it
+        for info in opened_zip(root, *self.state()).infolist():
+            if not info.filename or info.is_dir():
                 continue
-            if join("", info.filename) != info.filename:
+            path = join("", info.filename)
+            if path is None:
                 self.skipped[OUTSIDE].append(info.filename)
-            elif info.filename in found:
+            elif path in found:
                 self.skipped["files that are twice in the zip"].append(info.filename)
-            else:
-                found[info.filename] = stamp(info.file_size, info.CRC)
+            elif not any(map(is_litter, path.split("/"))):
+                found[path] = stamp(info.file_size, info.CRC)
+                self.names[path] = info.filename
         self.files = dict(sorted(found.items()))
 
     def find(self, folder: str, name: str) -> tuple[str, str]:
@@ -143,8 +150,14 @@ class Zip:
     def stamp(self, name: str) -> int:
         return self.files.get(name, 0)
 
+    def state(self) -> tuple[int, ...]:
+        """Another one where the zip has changed, or the process is another."""
+        status = os.stat(self.root)
+        return os.getpid(), status.st_size, status.st_mtime_ns, status.st_ino
+
     def open(self, name: str, span: tuple[int, int] | None = None) -> BinaryIO:
-        archive = opened_zip(self.root, os.getpid())
+        archive = opened_zip(self.root, *self.state())
+        name = self.names[name]
         size = archive.getinfo(name).file_size
         if size > MAX_BYTES:
             raise OSError(f"{name} in {self.root} would unpack to {size:,} bytes")
@@ -158,10 +171,11 @@ Place = Folder | Zip
 
 
 @lru_cache(maxsize=8)
-def opened_zip(path: Path, process: int) -> zipfile.ZipFile:
+def opened_zip(path: Path, *state: int) -> zipfile.ZipFile:
     """Kept open, for each process by itself: two that share one would read at each other's place.
 
-    Raises UserError where it is no zip."""
+    state: of `Zip.state`. Raises UserError where it is no zip.
+    """
     try:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
@@ -171,7 +185,7 @@ def opened_zip(path: Path, process: int) -> zipfile.ZipFile:
 def join(folder: str, name: str) -> str | None:
     """The path of `name` seen from `folder`; None where that leaves the root, or is no path."""
     name = name.replace("\\", "/")
-    if name.startswith("/") or ":" in name.split("/")[0] or ".." in name.split("/"):
+    if name.startswith("/") or DRIVE.match(name) or ".." in name.split("/"):
         return None
     path = posixpath.normpath(posixpath.join(folder, name))
     return None if path in (".", "..") or path.startswith(("/", "../")) else path
@@ -185,6 +199,10 @@ def is_inside(root: Path, path: str) -> bool:
         return Path(os.path.realpath(root / path)).is_relative_to(os.path.realpath(root))
     except ValueError:  # no name of a file: it holds a 0 byte or half a character
         return False
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def is_litter(name: str) -> bool:

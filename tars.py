@@ -15,6 +15,7 @@ PICTURES = ("jpg", "png", "webp", *sorted(s[1:] for s in PICTURE_SUFFIXES), "img
 TEXTS = ("txt", "cap", "caption", "text")
 NO_CAPTION = "pictures without a caption"
 OTHER = "files in tars that are neither picture nor caption"
+DAMAGED = "tars that are damaged"
 NO_PICTURE = "captions without a picture"
 METADATA = re.compile("__.*__")  # names that are no samples
 SUSPICIOUS = re.compile(r"^/|\.\.|[\\:]")  # parts of names that may lead out of the folder
@@ -36,22 +37,26 @@ def read_shard(path: Path) -> tuple[list[Sample], Skipped]:
         elif pictures:
             broken = "broken" in parts
             skipped[NOT_UTF8 if broken else NO_CAPTION].append(pictures[0][0])
-        elif captions:
+        elif parts:
             skipped[NO_PICTURE].append(str(its_key))
         parts.clear()
 
     try:
         with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as archive:
+            end = 0
             for member in archive:
                 archive.members = []  # it would keep them all
+                if member.size < 0 or member.offset_data < end:  # it would go round in circles
+                    raise tarfile.ReadError("a header with an impossible size")
+                end = member.offset_data + member.size
                 name = member.name
                 folder, slash, base = name.rpartition("/")
                 stem, _, part = base.partition(".")
                 key, part = folder + slash + stem, part.lower()
-                if not part or not member.isreg() or is_litter(base) or METADATA.match(name):
-                    continue
                 if SUSPICIOUS.search(name) and join("", name) is None:
                     skipped[OUTSIDE].append(name)
+                    continue
+                if not part or not member.isreg() or is_litter(base) or METADATA.fullmatch(name):
                     continue
                 if key != its_key:
                     finish()
@@ -71,8 +76,12 @@ def read_shard(path: Path) -> tuple[list[Sample], Skipped]:
                         parts["broken"] = ()
                 else:
                     skipped[f"{OTHER} ({part[:20]})"].append(name)
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        skipped["tars that are damaged"].append(f"after {len(samples)} samples ({error})")
+            # A damaged header ends the iteration, too: only the end of a tar is made of zeros.
+            archive.fileobj.seek(archive.offset)
+            if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("it ends in the middle, or a header is broken")
+    except Exception as error:  # TarError, OSError, OverflowError, RecursionError, ...
+        skipped[DAMAGED].append(f"after {len(samples)} samples ({error})")
     finish()
     return samples, skipped
 

@@ -15,14 +15,21 @@ CAPTION_COLUMNS = ("text", "captions", "caption", "prompt")  # the first that is
 PATH_COLUMNS = ("file_name", "image_path", "path", "image", "file", "filename", "filepath", "img")
 NOT_UTF8 = "captions that are not UTF-8 text"
 NO_OBJECT = "rows that are no JSON object"
+CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")  # but for white space
 BROKEN = re.compile("[\udc80-\udcff]")  # what read_text makes of bytes that are no UTF-8
 
 
 def read_text(place: Place, name: str) -> str:
     """The text of a file, byte order mark removed; bytes that are no UTF-8 become half characters
-    (U+DC80 to U+DCFF), which `where_broken` finds. UTF-16 is read where its mark says so."""
-    with place.open(name) as file:
-        data = file.read()
+    (U+DC80 to U+DCFF), see BROKEN. UTF-16 is read where its mark says so.
+
+    Raises UserError where the disk or the zip does not give it.
+    """
+    try:
+        with place.open(name) as file:
+            data = file.read()
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error}") from None
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", errors="replace").replace("\ufffd", "\udcff")
     return data.decode("utf-8-sig", errors="surrogateescape")
@@ -32,8 +39,8 @@ def lines_of(place: Place, name: str) -> tuple[tuple[str, ...], str, str]:
     """The lines of a text that are not empty, "", ""; or (), why it cannot be read, and where."""
     try:
         text = read_text(place, name)
-    except OSError as error:
-        return (), "texts that cannot be read", f"{name} ({error})"
+    except UserError as error:
+        return (), "texts that cannot be read", str(error)
     for number, line in enumerate(text.splitlines(), start=1):
         if BROKEN.search(line):
             return (), NOT_UTF8, f"{name}, line {number}"
@@ -44,11 +51,11 @@ def rows_of(
     place: Place, name: str, skip: Callable[[str, str], None]
 ) -> Iterator[tuple[str, dict]]:
     """("file, line N", row) of a table; skip(reason, where) is told of what is no row."""
-    if name.endswith(".parquet"):
+    if name.lower().endswith(".parquet"):
         for i, row in enumerate(parquet_rows(place, name)):
             yield f"{name}, row {i}", row
         return
-    if name.endswith(".json"):
+    if name.lower().endswith(".json"):
         data = load_json(place, name)
         if isinstance(data, dict):
             data = [
@@ -62,7 +69,7 @@ def rows_of(
                 skip("entries that are no JSON objects", f"{name}, entry {i}")
         return
     text = read_text(place, name)
-    if name.endswith(".jsonl"):
+    if name.lower().endswith(".jsonl"):
         for number, line in enumerate(text.split("\n"), start=1):
             if not line.strip():
                 continue
@@ -82,8 +89,10 @@ def rows_of(
 def csv_rows(text: str, name: str) -> Iterator[tuple[str, dict]]:
     """The same for .csv and .tsv; the first line names the columns, unless it holds none of their
     names and begins with that of a picture. Cells may be separated by semicolons."""
-    first = text.split("\n", 1)[0].lower()
-    comma = "\t" if name.endswith(".tsv") else ";" if ";" in first and "," not in first else ","
+    first = text.lstrip().split("\n", 1)[0].lower()
+    comma = (
+        "\t" if name.lower().endswith(".tsv") else ";" if ";" in first and "," not in first else ","
+    )
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=comma)
     columns: list[str] = []
     try:
@@ -141,7 +150,7 @@ def clean_caption(text: object) -> str:
         return ""
     text = text.encode(errors="ignore").decode()  # without halves of an emoji
     text = unicodedata.normalize("NFC", text.replace("\0", " ").replace("\ufeff", ""))
-    return " ".join(text.split())
+    return " ".join(CONTROL.sub("", " ".join(text.split())).split())
 
 
 def is_text(cell: object) -> bool:
