@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from kills import make_flags
 from PIL import Image
 
 import checkpoint
@@ -241,6 +242,8 @@ def test_files_that_are_no_weights_are_told_in_one_sentence(weights, make, messa
         ("generate.py", "--input", "red", "--n", "0"),
         ("generate.py", "--input", "red", "--seed", "x"),
         ("save_model.py", "--run", "nothing"),
+        ("dataset.py",),
+        ("dataset.py", "nowhere", "--export", "jsonl", "out"),
         ("train.py", "--data", "nowhere"),
         ("train.py", "--images", "-5"),
         ("train.py", "--image-size", "65"),
@@ -252,6 +255,16 @@ def test_mistakes_end_with_status_2_and_without_a_traceback(tmp_path, arguments)
     assert result.returncode == 2
     assert "error:" in result.stderr and "Traceback" not in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_collection_is_checked_and_exported_by_one_script(tmp_path):
+    make_flags(tmp_path / "flags")
+    checked = script("dataset.py", "flags", cwd=tmp_path)
+    assert checked.returncode == 1 and not checked.stderr.count("Traceback"), checked.stderr
+    assert "60 pictures with 60 captions" in checked.stdout and "problems:" in checked.stdout
+    exported = script("dataset.py", "flags", "--export", "tar", "out", cwd=tmp_path)
+    assert exported.returncode == 0, exported.stderr
+    assert (tmp_path / "out" / "00000.tar").is_file()
 
 
 def test_a_picture_is_the_same_in_another_process(weights, tmp_path):
