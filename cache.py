@@ -26,7 +26,7 @@ import scenes
 from command_line import UserError
 from files import locked
 from layouts import Collection, DataConfig, Record, Source, find_source, read_collection
-from pictures import TooLarge, load_picture
+from pictures import BoxOutside, TooLarge, load_picture
 
 INDEX_VERSION = 1  # raise it when the same files would give other records
 PICTURES_VERSION = 2  # raise it when the same file would give other pixels
@@ -51,8 +51,11 @@ class Records(Sequence):
     """The records of an index, read from the disk one at a time."""
 
     def __init__(self, path: Path, starts: np.ndarray):
-        self.starts = starts
+        self.path, self.starts = path, starts
         self.lines = np.memmap(path, np.uint8, mode="r")
+
+    def __reduce__(self):  # for another process: not the lines, but where they are
+        return Records, (self.path, np.asarray(self.starts))
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -74,6 +77,10 @@ def hash_of(*values: object) -> int:
     """64 bits, the same in every process."""
     text = "\n".join(map(str, values)).encode(errors="surrogateescape")
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+
+
+def digest_of(keys: np.ndarray) -> str:
+    return hashlib.blake2b(keys.tobytes(), digest_size=16).hexdigest()
 
 
 def span_of(record: Record) -> tuple[str, tuple[int, int] | None]:
@@ -112,19 +119,22 @@ def open_index(path: Path, config: DataConfig, cache_dir: Path) -> tuple[Collect
     """A collection, a row for each of its records, and the names of the splits that rows count."""
     source = find_source(path, config)
     wanted = digest(source)
-    where = (source.texts.root.resolve(), source.place.root.resolve(), source.entry, source.layout)
-    folder = cache_dir / f"{source.name}-index-{hash_of(*where, source.caption_from):016x}"
+    roots = (source.texts.root.resolve(), source.place.root.resolve())
+    where = (*roots, source.entry, source.layout, config.caption_from, config.follow_links)
+    folder = cache_dir / f"{source.name}-index-{hash_of(*where):016x}"
 
     def opened() -> tuple[Collection, Rows, list] | None:
         try:
             about = json.loads((folder / "about.json").read_text())
             rows = np.load(folder / "rows.npy", mmap_mode="r")
-            if about["digest"] != wanted or rows.dtype != ROW:
+            path = folder / "records.jsonl"
+            whole = os.path.getsize(path) == about["bytes"] and rows.dtype == ROW
+            if about["digest"] != wanted or not whole:
                 return None
-            records = Records(folder / "records.jsonl", rows["start"])
+            records = Records(path, rows["start"])
             collection = Collection(source.name, about["layout"], source.place, records)
             collection.skipped.update(about["skipped"])
-        except (OSError, EOFError, ValueError, KeyError):
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
             return None
         return collection, rows, about["splits"]
 
@@ -137,26 +147,19 @@ def open_index(path: Path, config: DataConfig, cache_dir: Path) -> tuple[Collect
                 rows["start"][i] = start
                 start += file.write(json.dumps(record).encode() + b"\n")
         np.save(unfinished / "rows.npy", rows)
-        about = {"digest": wanted, "layout": collection.layout, "splits": splits,
+        about = {"digest": wanted, "layout": collection.layout, "splits": splits, "bytes": start,
                  "skipped": collection.skipped}  # fmt: skip
         (unfinished / "about.json").write_text(json.dumps(about))
 
-    found = open_or_build(folder, opened, build)
-    if not source.place.files and not isinstance(found[0].records[0].span, tuple):
-        # The folder was not listed: have the files changed that the records name?
-        rows, _ = describe(found[0])
-        if not np.array_equal(rows["key"], found[1]["key"]):
-            shutil.rmtree(folder, ignore_errors=True)
-            found = open_or_build(folder, opened, build)
-    return found
+    return open_or_build(folder, opened, build)
 
 
 def digest(source: Source) -> str:
     """Changes when a file that the reader looks at does, or is added or removed."""
     content = hashlib.blake2b(digest_size=16)
     content.update(repr((INDEX_VERSION, source.layout, source.entry)).encode())
-    for place in (source.texts, source.place):
-        names = place.files or ({source.entry: place.stamp(source.entry)} if source.entry else {})
+    for place in {id(p): p for p in (source.texts, source.place)}.values():
+        names = place.files or {source.entry: place.stamp(source.entry)}
         content.update(json.dumps(list(names.items())).encode())
     return content.hexdigest()
 
@@ -184,15 +187,17 @@ def open_pictures(
 
     def kept() -> tuple[np.ndarray, dict[int, str], np.ndarray] | None:
         try:
-            about = json.loads((folder / "about.json").read_text())
+            text = (folder / "about.json").read_text()
+            about, keys = json.loads(text), np.load(folder / "keys.npy")
             pictures = np.load(folder / "pictures.npy", mmap_mode="r")  # ValueError if cut short
-            keys = np.load(folder / "keys.npy")
+            unreadable = {int(i): str(why) for i, why in about["unreadable"].items()}
             fits = about["version"] == PICTURES_VERSION and pictures.shape[1:] == (3, size, size)
-            if fits and pictures.dtype == np.uint8 and len(keys) == len(pictures):
-                return pictures, {int(i): why for i, why in about["unreadable"].items()}, keys
-        except (OSError, EOFError, ValueError, KeyError):
-            pass
-        return None
+            fits = fits and pictures.dtype == np.uint8 and len(keys) == len(pictures)
+            # Another process may have put a new cache in its place meanwhile.
+            same = (folder / "about.json").read_text() == text and about["keys"] == digest_of(keys)
+            return (pictures, unreadable, keys) if fits and same else None
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
+            return None
 
     def opened() -> tuple[np.ndarray, dict[int, str]] | None:
         found = kept()
@@ -207,7 +212,7 @@ def open_pictures(
                 os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
         missing, unreadable = np.arange(num), {}
         if old := kept():
-            missing, unreadable = copy_known(rows["key"], pictures, *old)
+            missing = copy_known(rows["key"], pictures, *old)
         with ThreadPool() as threads:  # decoding leaves Python's lock
             jobs = threads.imap(partial(decode, collection, settings), missing, chunksize=16)
             bar = tqdm(
@@ -220,7 +225,8 @@ def open_pictures(
                     pictures[i] = pixels
         pictures.flush()
         np.save(unfinished / "keys.npy", rows["key"])
-        about = {"version": PICTURES_VERSION, "unreadable": unreadable}
+        about = {"version": PICTURES_VERSION, "unreadable": unreadable,
+                 "keys": digest_of(rows["key"])}  # fmt: skip
         (unfinished / "about.json").write_text(json.dumps(about))
 
     return open_or_build(folder, opened, build)
@@ -232,18 +238,16 @@ def copy_known(
     old_pictures: np.ndarray,
     old_unreadable: dict[int, str],
     old_keys: np.ndarray,
-) -> tuple[np.ndarray, dict[int, str]]:
-    """Copy the pictures whose key is an old one. Returns the numbers of all others, and why those
-    that are known cannot be read."""
+) -> np.ndarray:
+    """Copy the pictures whose key is an old one. Returns the numbers of all others, and of those
+    that could not be read, which may have had a passing reason."""
     order = np.argsort(old_keys)
-    at = np.searchsorted(old_keys, keys, sorter=order).clip(max=max(0, len(order) - 1))
-    old = order[at] if len(order) else np.zeros(len(keys), int)
-    known = old_keys[old] == keys if len(order) else np.zeros(len(keys), bool)
+    at = np.searchsorted(old_keys, keys, sorter=order).clip(max=len(order) - 1)
+    known = old_keys[order[at]] == keys
+    known &= ~np.isin(order[at], list(old_unreadable))
     for numbers in np.split(np.flatnonzero(known), range(CHUNK, known.sum(), CHUNK)):
-        pictures[numbers] = old_pictures[old[numbers]]
-    unreadable = {int(i): old_unreadable[int(old[i])] for i in np.flatnonzero(known)
-                  if int(old[i]) in old_unreadable}  # fmt: skip
-    return np.flatnonzero(~known), unreadable
+        pictures[numbers] = old_pictures[order[at[numbers]]]
+    return np.flatnonzero(~known)
 
 
 def open_or_build(
@@ -266,8 +270,8 @@ def open_or_build(
         except UserError:
             raise
         except OSError as error:
-            raise UserError(f"the cache {folder} cannot be written: {error}; make room, or use "
-                            "--cache off") from None  # fmt: skip
+            raise UserError(f"the cache {folder} cannot be written: {error}; make room, or for "
+                            "pictures, use --cache off") from None  # fmt: skip
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         if found := opened():
@@ -289,6 +293,10 @@ def decode(collection: Collection, settings: Settings, i: int) -> np.ndarray | s
                 pixels = load_picture(file, **settings, box=box if crop else None)
         except (TooLarge, Image.DecompressionBombError):
             return "pictures with too many pixels"
+        except BoxOutside:
+            return "pictures whose bounding box lies outside"
+        except MemoryError:
+            raise
         except Exception:  # Pillow raises any kind: OSError, struct.error, SyntaxError, ...
             return UNREADABLE
     return pixels.transpose(2, 0, 1)
@@ -300,16 +308,21 @@ class Streamed:
     def __init__(self, collection: Collection, settings: Settings):
         self.decode = partial(decode, collection, settings)
         self.process, self.threads = 0, None
-        self.ahead: dict[tuple[int, ...], AsyncResult] = {}
+        self.expected: list[int] = []
+        self.coming: AsyncResult | None = None
 
-    def prefetch(self, numbers: Sequence[int]) -> None:
+    def __getstate__(self) -> dict:  # threads stay with their process
+        return vars(self) | {"process": 0, "threads": None, "coming": None}
+
+    def prefetch(self, numbers: list[int]) -> None:
         """Begin to decode what will be asked for next."""
         if self.process != os.getpid():  # threads do not survive a fork
             self.process, self.threads = os.getpid(), ThreadPool()
-        self.ahead = {tuple(numbers): self.threads.map_async(self.decode, numbers)}
+        self.expected, self.coming = numbers, self.threads.map_async(self.decode, numbers)
 
-    def decoded(self, numbers: Sequence[int]) -> list[np.ndarray | str]:
+    def decoded(self, numbers: list[int]) -> list[np.ndarray | str]:
         """Of each its pixels (3, S, S) uint8, or why there are none."""
-        if self.process != os.getpid() or tuple(numbers) not in self.ahead:
+        if self.process != os.getpid() or self.coming is None or self.expected != numbers:
             self.prefetch(numbers)
-        return self.ahead.pop(tuple(numbers)).get()
+        coming, self.coming = self.coming, None
+        return coming.get()

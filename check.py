@@ -8,13 +8,13 @@ Exit status: 0 usable, 1 usable with problems, 2 not usable.
 
 import hashlib
 import sys
+import traceback
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 import export
@@ -25,6 +25,7 @@ from dataset import CaptionedImages, spread
 from files import write_whole
 from layouts import DataConfig, reading
 from model import IMAGE_SIZES, ModelConfig
+from pictures import open_picture
 from tokenizer import SPECIAL_TOKENS, Tokenizer, split_words
 
 NUM_SHOWN = 32  # pictures of the sheet
@@ -40,7 +41,7 @@ class CheckConfig(DataConfig):
     resized: bool = setting(False, "export pictures as training sees them, not as they are")
     image_size: int = setting(64, "width and height that training would use", IMAGE_SIZES)
     min_count: int = setting(2, "captions' words rarer than this are unknown in training")
-    output: str = setting("results/check", "folder for reports and sheets")
+    reports: str = setting("results/check", "folder for reports and sheets")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,7 +68,7 @@ def main(config: CheckConfig) -> None:
     if sum(sizes.values()) < FEW:
         problems.append(f"only {sum(sizes.values()):,} pictures to train and validate with")
     lines += ["problems:", *(f"  {p}" for p in problems)] if problems else ["no problems found"]
-    folder = Path(config.output) / dataset.collection.name
+    folder = Path(config.reports) / dataset.collection.name
     save_sheet(folder / "sheet.png", dataset)
     save_report(folder / "report.txt", lines, dataset, files)
     print("\n".join(lines))
@@ -98,7 +99,7 @@ def look_at_files(dataset: CaptionedImages) -> list[File]:
             with collection.place.open(*span_of(record)) as file:
                 digest = hashlib.blake2b(file.read(), digest_size=16).digest()
                 file.seek(0)
-                with Image.open(file) as picture:
+                with open_picture(file) as picture:
                     size, mode = picture.size, picture.mode
         except Exception:  # Pillow raises any kind
             return UNREADABLE
@@ -216,4 +217,9 @@ def save_report(path: Path, told: list[str], dataset: CaptionedImages, files: li
 
 
 def start() -> None:
-    run(main, CheckConfig, __doc__)
+    """What python dataset.py does. A fault of ours must not end with the status of problems."""
+    try:
+        run(main, CheckConfig, __doc__)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(2)

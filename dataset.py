@@ -68,12 +68,10 @@ class CaptionedImages(Dataset):
             if not self.collection.records:
                 raise UserError(f"nothing can be read: {self.collection.skipped_line()}")
             self.rows, names = describe(self.collection)
-        settings = {"image_size": image_size, "resize": config.resize, "fit": config.fit,
-                    "max_megapixels": config.max_megapixels,
-                    "crop_boxes": config.crop_boxes}  # fmt: skip
         self.pictures, unreadable = open_pictures(
-            self.collection, self.rows, settings, cache_dir, config.cache_bytes(), show_progress
-        )  # (N, 3, S, S) uint8
+            self.collection, self.rows, config.decoding(image_size), cache_dir,
+            config.cache_bytes(), show_progress
+        )  # (N, 3, S, S) uint8  # fmt: skip
         self.seconds_waited = 0.0  # for pictures, by all that asked for batches
         self.replaced: set[int] = set()  # numbers of pictures that turned out to be unreadable
         readable = np.ones(len(self.rows), bool)
@@ -102,6 +100,18 @@ class CaptionedImages(Dataset):
     def _indices(self, split: str) -> np.ndarray:
         numbers = self.splits.get(split, np.zeros(0, int))
         return np.repeat(numbers, self.rows["repeats"][numbers]) if split == "train" else numbers
+
+    def __getstate__(self) -> dict:
+        """For another process: of the cache not the pixels, but where they are."""
+        state = vars(self).copy()
+        if isinstance(self.pictures, np.memmap):
+            state["pictures"] = self.pictures.filename
+        return state
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        if not isinstance(self.pictures, Streamed):
+            self.pictures = np.load(self.pictures, mmap_mode="r")
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -145,10 +155,11 @@ class CaptionedImages(Dataset):
         return pictures, [self.collection.records[i] for i in numbers]
 
     def _tell_unreadable(self, number: int, reason: str) -> None:
-        if number not in self.replaced:
-            self.replaced.add(number)
-            self.collection.skipped[reason].append(self.collection.records[number].path)
-        if len(self.replaced & set(self.indices.tolist())) == len(set(self.indices.tolist())):
+        if number in self.replaced:
+            return
+        self.replaced.add(number)
+        self.collection.skipped[reason].append(self.collection.records[number].path)
+        if len(self.replaced) >= len(self) and self.replaced >= set(self.indices.tolist()):
             raise UserError(f"none of the pictures can be read: {self.collection.skipped_line()}")
 
     def captions(self, limit: int | None = None) -> list[str]:

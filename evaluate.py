@@ -502,6 +502,8 @@ def trained_with(state: dict, path: Path, config: EvaluateConfig) -> dict:
     Raises UserError where a run on a collection is to be judged on the scenes, or the reverse.
     """
     settings, defaults = reading(config), reading(DataConfig())
+    # Where to look, and what is safe to read, is not for a file of weights to say.
+    names = ("format", "caption_from", "crop_boxes", "resize", "fit")
     trained = state.get("config")
     if not isinstance(trained, dict) or not isinstance(trained.get("data"), str):
         return settings
@@ -509,8 +511,9 @@ def trained_with(state: dict, path: Path, config: EvaluateConfig) -> dict:
     if bool(data) != bool(config.data):
         theirs = f"--data {data}" if data else "the built-in scenes"
         raise UserError(f"{path} was trained on {theirs}; evaluate it on the same data")
-    taken = {name: trained[name] for name, default in defaults.items()
-             if settings[name] == default and type(trained.get(name)) is type(default)}  # fmt: skip
+    taken = {name: trained[name] for name in names
+             if settings[name] == defaults[name]
+             and type(trained.get(name)) is type(defaults[name])}  # fmt: skip
     return settings | taken
 
 

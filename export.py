@@ -1,14 +1,16 @@
 """How does a collection become one of another layout? Read back, it gives the same records.
 
-jsonl      Hugging Face imagefolder: pictures and a metadata.jsonl
-sidecar    pictures with a .txt beside each
-tar        webdataset shards
+    jsonl      Hugging Face imagefolder: pictures and a metadata.jsonl
+    sidecar    pictures with a .txt beside each
+    tar        webdataset shards
+
+Pictures, captions and splits are kept; how often kohya's folders are repeated, and bounding boxes,
+are not, which is said.
 """
 
 import io
 import json
 import posixpath
-import re
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
@@ -21,91 +23,117 @@ from tqdm import tqdm
 from cache import decode, open_index, span_of
 from command_line import UserError
 from layouts import SPLITS, Collection, Record, split_of_folders
+from pictures import is_picture_name, open_picture
+from places import join
 
 if TYPE_CHECKING:
     from check import CheckConfig
 
 SHARD = 10_000  # samples, as img2dataset does
+CACHE = Path("results/cache")
+Sample = tuple[str, bytes, Record]  # path to write to; bytes of the picture
 
 
 def main(config: "CheckConfig") -> None:
     """Write the collection in the layout of --export; nothing is left where that fails."""
     out = Path(config.out)
-    if out.exists():
-        raise UserError(f"{out} exists already; remove it, or choose another name")
-    collection, *_ = open_index(Path(config.data), config, Path("results/cache"))
-    names = {r.split for r in collection.records if r.split} - set(SPLITS.values())
-    if names and config.export != "jsonl":
-        raise UserError(f"{config.export} cannot tell the splits {', '.join(sorted(names))}; use "
-                        "--export jsonl")  # fmt: skip
-    settings = {"image_size": config.image_size, "resize": config.resize, "fit": config.fit,
-                "max_megapixels": config.max_megapixels,
-                "crop_boxes": config.crop_boxes}  # fmt: skip
-    bar = tqdm(collection.records, "exporting", unit="img")
-    samples = read(collection, bar, settings if config.resized else None)
     unfinished = out.with_name(f"{out.name}.unfinished")
+    if out.exists() or unfinished.exists():
+        raise UserError(f"{out if out.exists() else unfinished} exists already; remove it, or "
+                        "choose another name")  # fmt: skip
+    collection, rows, names = open_index(Path(config.data), config, CACHE)
+    unknown = set(names) - {"", *SPLITS.values()}
+    if unknown and config.export != "jsonl":
+        raise UserError(f"{config.export} cannot tell the splits {', '.join(sorted(unknown))}; use "
+                        "--export jsonl")  # fmt: skip
+    settings = config.decoding(config.image_size) if config.resized else None
     try:
         unfinished.mkdir(parents=True)
-        WRITERS[config.export](unfinished, samples)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error}") from None
+    try:
+        num = WRITERS[config.export](unfinished, read(collection, settings, config.export))
         unfinished.rename(out)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error}") from None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    skipped = sum(map(len, collection.skipped.values()))
-    told = f"; {skipped:,} were left out: {collection.skipped_line()}" if skipped else ""
-    print(f"{bar.n:,} pictures in {out} ({config.export}){told}")
+    print(f"{num:,} pictures in {out} ({config.export})")
+    if collection.skipped:
+        print(f"left out: {collection.skipped_line()}")
+    if (rows["repeats"] > 1).any():
+        print("left out: how often folders are repeated")
+    if not config.resized and any(record.box for record in collection.records):
+        print("left out: bounding boxes; --crop-boxes --resized exports what they surround")
 
 
-Sample = tuple[str, bytes, Record]  # path to write to, with the right suffix; bytes of the picture
-
-
-def read(collection: Collection, records, settings: dict | None) -> Iterator[Sample]:
-    """The pictures as they are, or, with settings, as training sees them; no two paths without
-    their suffix are the same."""
+def read(collection: Collection, settings: dict | None, kind: str) -> Iterator[Sample]:
+    """The pictures as they are, or, with settings, as training sees them; no two paths are the
+    same, whatever their suffix."""
     used = set()
-    for i, record in enumerate(records):
-        path = re.sub(r"\.tar/", "/", record.path)
-        if collection.place is not None and posixpath.isabs(path):
-            path = path.lstrip("/")
-        stem, suffix = posixpath.splitext(path)
-        if settings is None:
-            with collection.place.open(*span_of(record)) as file:
-                data = file.read()
-        else:
-            pixels = decode(collection, settings, i)
-            if isinstance(pixels, str):
-                collection.skipped[pixels].append(record.path)
-                continue
-            picture, suffix = io.BytesIO(), ".png"
-            Image.fromarray(pixels.transpose(1, 2, 0)).save(picture, "PNG")
-            data = picture.getvalue()
-        number = 2
-        while stem.lower() in used:
-            stem, number = f"{posixpath.splitext(path)[0]}_{number}", number + 1
-        used.add(stem.lower())
-        yield stem + suffix, data, record
+    for i, record in enumerate(tqdm(collection.records, "exporting", unit="img")):
+        stem, suffix = posixpath.splitext(record.path)
+        if record.span:  # without the name of its tar
+            stem = stem.removeprefix(record.span[0] + "/")
+        try:
+            if settings is None:
+                with collection.place.open(*span_of(record)) as file:
+                    data = file.read()
+                if not is_picture_name("x" + suffix):  # in tars some are called .img
+                    suffix = "." + open_picture(io.BytesIO(data)).format.lower()
+            else:
+                pixels, suffix = decode(collection, settings, i), ".png"
+                if isinstance(pixels, str):
+                    collection.skipped[pixels].append(record.path)
+                    continue
+                file = io.BytesIO()
+                Image.fromarray(pixels.transpose(1, 2, 0)).save(file, "PNG")
+                data = file.getvalue()
+        except Exception as error:  # of the disk, the zip, or Pillow
+            collection.skipped["pictures that cannot be read"].append(f"{record.path} ({error})")
+            continue
+        stem = with_split(stem, record.split, kind)
+        path, number = stem, 2
+        while path.lower() in used:
+            path, number = f"{stem}_{number}", number + 1
+        used.add(path.lower())
+        yield path + suffix, data, record
 
 
-def write_jsonl(out: Path, samples: Iterator[Sample]) -> None:
-    with open(out / "metadata.jsonl", "w", encoding="utf-8") as file:
+def with_split(stem: str, split: str | None, kind: str) -> str:
+    """A path that tells this split by its folders, or, where metadata tell it, none by mistake."""
+    folder = posixpath.dirname(stem)
+    if split and kind == "sidecar" and split != split_of_folders(folder):
+        return f"{split}/{stem}"
+    if not split and split_of_folders(folder):
+        parts = [f"{part}_" if split_of_folders(part) else part for part in folder.split("/")]
+        return "/".join([*parts, posixpath.basename(stem)])
+    return stem
+
+
+def write_jsonl(out: Path, samples: Iterator[Sample]) -> int:
+    num = 0
+    with open(out / "metadata.jsonl", "w", encoding="utf-8", errors="surrogateescape") as file:
         for path, data, record in samples:
-            write(out / path, data)
+            write(out, path, data)
             split = {"split": record.split} if record.split else {}
             row = {"file_name": path, "text": list(record.captions)} | split
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            num += 1
+    return num
 
 
-def write_sidecar(out: Path, samples: Iterator[Sample]) -> None:
+def write_sidecar(out: Path, samples: Iterator[Sample]) -> int:
+    num = 0
     for path, data, record in samples:
-        if record.split and record.split != split_of_folders(posixpath.dirname(path)):
-            path = f"{record.split}/{path}"
-        write(out / path, data)
+        write(out, path, data)
         text = "".join(f"{caption}\n" for caption in record.captions)
-        write((out / path).with_suffix(".txt"), text.encode())
+        write(out, posixpath.splitext(path)[0] + ".txt", text.encode())
+        num += 1
+    return num
 
 
-def write_tar(out: Path, samples: Iterator[Sample]) -> None:
+def write_tar(out: Path, samples: Iterator[Sample]) -> int:
     shards: dict[str, tuple[tarfile.TarFile, int]] = {}  # split -> open shard, samples so far
     try:
         for path, data, record in samples:
@@ -129,13 +157,17 @@ def write_tar(out: Path, samples: Iterator[Sample]) -> None:
     finally:
         for archive, _ in shards.values():
             archive.close()
+    return sum(num for _, num in shards.values())
 
 
-WRITERS: dict[str, Callable[[Path, Iterator[Sample]], None]] = {
+WRITERS: dict[str, Callable[[Path, Iterator[Sample]], int]] = {
     "jsonl": write_jsonl, "sidecar": write_sidecar, "tar": write_tar,
 }  # fmt: skip
 
 
-def write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
+def write(out: Path, path: str, data: bytes) -> None:
+    """A file below out; raises OSError where the path leads elsewhere."""
+    if join("", path) != path:
+        raise OSError(f"{path} leads out of {out}")
+    (out / path).parent.mkdir(parents=True, exist_ok=True)
+    (out / path).write_bytes(data)

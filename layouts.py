@@ -9,7 +9,7 @@
     table         one .csv, .tsv, .jsonl or .json with a path and a caption in each row
     names         names of folders or files, where --caption-from asks for it
 
-All but coco, webdataset and c10 may lie in a .zip.
+All but webdataset may lie in a .zip.
 """
 
 import multiprocessing
@@ -39,7 +39,9 @@ from texts import (
     rows_of,
 )
 
+DAMAGED_BOXES = "bounding boxes that are damaged"
 DAMAGED_LIST = "lists of test pictures that are damaged"
+TARS = (".tar", ".tar.gz", ".tgz")  # the last two are to be unpacked before
 FEW_SHARDS = 8  # up to so many are read by one process
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
@@ -82,6 +84,7 @@ class Source:
     place: Place  # of the pictures
     texts: Place  # of the captions; the same, but for --image-dir
     entry: str = ""  # the file that tells all, where there is one
+    whole: bool = True  # all of the place belongs to it: a picture that nothing names is counted
     caption_from: str = ""
 
 
@@ -115,9 +118,17 @@ class DataConfig:
     def cache_bytes(self) -> float:
         """How much room decoded pictures may take."""
         try:
-            return 0.0 if self.cache == "off" else float(self.cache) * 1e9
+            size = 0.0 if self.cache == "off" else float(self.cache) * 1e9
         except ValueError:
-            raise UserError(f"--cache is a number of GB, or off, not {self.cache!r}") from None
+            size = -1.0
+        if not size >= 0:
+            raise UserError(f"--cache is a number of GB, or off, not {self.cache!r}")
+        return size
+
+    def decoding(self, image_size: int) -> dict:
+        """Keyword arguments of cache.decode."""
+        names = ("resize", "fit", "max_megapixels", "crop_boxes")
+        return {"image_size": image_size} | {name: getattr(self, name) for name in names}
 
 
 def reading(config: object) -> dict:
@@ -138,8 +149,8 @@ def read_collection(source: Source) -> Collection:
         for reason, found in place.skipped.items():
             collection.skipped[reason] += found
     if not collection.records:
-        names = [name for name in source.place.files]
-        seen = Counter(posixpath.splitext(name)[1].lower() or "no suffix" for name in names)
+        files = source.place.files
+        seen = Counter(posixpath.splitext(name)[1].lower() or "no suffix" for name in files)
         what = ", ".join(f"{n:,} x {suffix}" for suffix, n in seen.most_common(5)) or "nothing"
         raise UserError(
             f"no captioned pictures in {source.texts.root} ({source.layout}; it holds {what}; "
@@ -165,9 +176,10 @@ def find_source(path: Path, config: DataConfig) -> Source:
     elif suffix == ".zip":
         texts = Zip(path)
     elif suffix in (".tar", *TABLE_SUFFIXES):
-        root = path.parent.parent if path.parent.name == "annotations" else path.parent
-        texts = Folder(root, config.follow_links, listed=False)
-        entry = path.relative_to(root).as_posix()
+        parent = path.absolute().parent
+        root = parent.parent if parent.name == "annotations" else parent
+        texts = Folder(root, config.follow_links, listed=suffix != ".tar")
+        entry = path.absolute().relative_to(root).as_posix()
     else:
         raise UserError(
             f"{path} is a file of a kind that cannot be read; --data takes a folder of captioned "
@@ -180,22 +192,26 @@ def find_source(path: Path, config: DataConfig) -> Source:
             raise UserError(f"--image-dir is for tables and annotations; {path} is {layout}")
         if not Path(config.image_dir).is_dir():
             raise UserError(f"--image-dir {config.image_dir} is no folder")
-        place = Folder(Path(config.image_dir), config.follow_links, listed=False)
-    return Source(name, layout, place, texts, entry or found, config.caption_from)
+        place = Folder(Path(config.image_dir), config.follow_links)
+    whole = not entry and place is texts
+    return Source(name, layout, place, texts, entry or found, whole, config.caption_from)
 
 
 def detect(texts: Place, entry: str, config: DataConfig) -> tuple[str, str]:
     """(layout, the file that it begins with or ""). Raises UserError for two kinds of metadata."""
     names = [entry] if entry else list(texts.files)
-    top = [n for n in names if n.lower().endswith(TABLE_SUFFIXES) and (entry or "/" not in n)]
+    tops = {n.split("/")[0] for n in names}  # one of them: a zip of a folder
+    base = f"{next(iter(tops))}/" if len(tops) == 1 else ""
+    top = [n for n in names if n.lower().endswith(TABLE_SUFFIXES)
+           and (entry or "/" not in n.removeprefix(base))]  # fmt: skip
     annotations = [
         n for n in names if n.lower().endswith(".json") and is_coco(texts, n, bool(entry))
     ]
     metadata = [n for n in names if posixpath.basename(n) in METADATA_NAMES]
-    folders = {part for n in names for part in n.split("/")[:2]}
+    folders = {part for n in names for part in n.split("/")[:-1][:2]}
     found = {
         "names": bool(config.caption_from),
-        "webdataset": isinstance(texts, Folder) and any(n.lower().endswith(".tar") for n in names),
+        "webdataset": isinstance(texts, Folder) and any(n.lower().endswith(TARS) for n in names),
         "coco": bool(annotations),
         "imagefolder": bool(metadata) and not entry,
         "c10": "text_c10" in folders
@@ -208,7 +224,7 @@ def detect(texts: Place, entry: str, config: DataConfig) -> tuple[str, str]:
         has_texts = any(
             n.lower().endswith(TEXT_SUFFIXES) and posixpath.splitext(n)[0] in stems for n in names
         )
-        if pictures and all(REPEATED.fullmatch(posixpath.dirname(n)) for n in pictures):
+        if pictures and all(map(REPEATED.fullmatch, map(folder_name, pictures))):
             layout = "kohya"
         else:
             layout = "table" if entry or (len(top) == 1 and not has_texts) else "sidecar"
@@ -258,10 +274,10 @@ def read_table(source: Source) -> Collection:
     two columns: path, caption. Paths are relative to the table, or to --image-dir.
     """
     gathered = Gathered(source)
-    folder = posixpath.dirname(source.entry) if source.place is source.texts else ""
+    folders = (posixpath.dirname(source.entry), "") if source.place is source.texts else ("",)
     for where, row in rows_of(source.texts, source.entry, gathered.skip):
         names = [row[column] for column in PATH_COLUMNS if row.get(column)][:1]
-        gathered.add_row(where, folder, names, caption_cell(row), row.get("split"))
+        gathered.add_row(where, folders, names, caption_cell(row), row.get("split"))
     return gathered.collection()
 
 
@@ -295,7 +311,8 @@ def read_coco(source: Source) -> Collection:
                 places = [f"{folder}/{below}".strip("/") for folder in ("", "images")]
                 gathered.add_row(where, (*places, *folders), [file_name], texts, image.get("split"))
             elif isinstance(file_name, str) and isinstance(image.get("id"), (int, str)):
-                known[image["id"]] = file_name
+                if known.setdefault(image["id"], file_name) != file_name:
+                    gathered.skip("images with the id of another", where)
             else:
                 gathered.skip("images without id or file_name", where)
         described = set()
@@ -308,7 +325,7 @@ def read_coco(source: Source) -> Collection:
                 continue
             described.add(number)
             gathered.add_row(where, folders, [known[number]], annotation.get("caption"), split)
-        if not source.place.files:  # else counted below, with all that no annotation names
+        if not source.whole:  # else counted below, with all that no annotation names
             for number in (n for n in known if n not in described):
                 gathered.skip(NO_CAPTION, known[number])
     return gathered.collection()
@@ -340,7 +357,7 @@ def _read_sidecar(source: Source, repeated: bool) -> Collection:
         if not is_picture_name(name):
             continue
         stem, folder = posixpath.splitext(name)[0], posixpath.dirname(name)
-        of_folder = REPEATED.fullmatch(posixpath.basename(folder)) if repeated else None
+        of_folder = REPEATED.fullmatch(folder_name(name)) if repeated else None
         if stem in texts:
             used.add(stem)
             if stem not in opened:  # else two pictures share it
@@ -374,7 +391,7 @@ def read_names(source: Source) -> Collection:
         folder = posixpath.dirname(name)
         words = posixpath.splitext(posixpath.basename(name))[0]
         if source.caption_from == "dirname":
-            words = posixpath.basename(folder)
+            words = folder_name(name)
         caption = clean_caption(re.sub(r"[_-]+", " ", words))
         caption = re.sub(r"^\d+[. ] *(?=\S)|(?<=\S)(?: +\d+| *\(\d+\))$", "", caption)
         if caption:
@@ -404,7 +421,7 @@ def read_c10(source: Source) -> Collection:
     for name in place.files:
         if name.endswith("test/filenames.pickle"):
             test |= names_in_pickle(place, name, skipped)
-    boxes = read_boxes(place)
+    boxes = read_boxes(place, skipped)
     used = set()
     for name in place.files:
         parts = name.split("/")
@@ -425,8 +442,9 @@ def read_c10(source: Source) -> Collection:
                 split = ("test" if test & {key, stem, parts[-2]} else "train") if test else None
                 collection.records.append(Record(path, captions, split, box=boxes.get(key)))
             used.add(path)
-    for name in sorted({*filter(None, pictures.values())} - used):
-        skipped[NO_CAPTION].append(name)
+    for name in filter(is_picture_name, place.files):
+        if name not in used:
+            skipped[NO_CAPTION].append(name)
     return collection
 
 
@@ -449,7 +467,7 @@ def names_in_pickle(place: Place, name: str, skipped: Skipped) -> set[str]:
     return names
 
 
-def read_boxes(place: Place) -> dict[str, Box]:
+def read_boxes(place: Place, skipped: Skipped) -> dict[str, Box]:
     """<class>/<name> -> bounding box, of CUB's images.txt and bounding_boxes.txt."""
     boxes: dict[str, Box] = {}
     for name in place.files:
@@ -458,11 +476,12 @@ def read_boxes(place: Place) -> dict[str, Box]:
         names = posixpath.join(posixpath.dirname(name), "images.txt")
         lines = read_text(place, names).splitlines() if names in place.files else []
         of = dict(line.split() for line in lines if len(line.split()) == 2)
-        for line in read_text(place, name).splitlines():
+        for i, line in enumerate(read_text(place, name).splitlines(), start=1):
             try:
                 number, x, y, width, height = line.split()
                 box = (float(x), float(y), float(width), float(height))
             except ValueError:
+                skipped[DAMAGED_BOXES].append(f"{name}, line {i}")
                 continue
             boxes[posixpath.splitext(of.get(number, ""))[0]] = box
     return boxes
@@ -479,7 +498,7 @@ def read_webdataset(source: Source) -> Collection:
         name for name in source.place.files if name.lower().endswith(".tar")
     ]  # fmt: skip
     for name in source.place.files:
-        if name.lower().endswith((".tar.gz", ".tgz")):
+        if name.lower().endswith(TARS[1:]):
             collection.skipped["packed tars, which are to be unpacked to .tar first"].append(name)
     paths = [source.place.root / shard for shard in shards]
     if len(shards) > FEW_SHARDS:  # Python reads some 20,000 headers a second on each core
@@ -567,9 +586,9 @@ class Gathered:
                 self.splits[path] = SPLITS.get(split, split)
 
     def collection(self) -> Collection:
-        """All of them; pictures that no row names are counted, where the folder was listed."""
+        """All of them, and the pictures that no row names counted."""
         for name in filter(is_picture_name, self.source.place.files):
-            if name not in self.captions:
+            if self.source.whole and name not in self.captions:
                 self.skipped[NO_CAPTION].append(name)
         records: list[Record] = []
         while self.captions:  # emptied meanwhile: two lists of millions would fill the memory
@@ -591,6 +610,11 @@ def is_coco(place: Place, name: str, asked: bool) -> bool:
     except UserError:
         return False
     return isinstance(data, dict) and isinstance(data.get("images"), list)
+
+
+def folder_name(path: str) -> str:
+    """What the folder of a file is called; "" for the root."""
+    return posixpath.basename(posixpath.dirname(path))
 
 
 def split_of_folders(folder: str) -> str | None:

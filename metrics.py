@@ -140,11 +140,12 @@ def ratio_of_means(drawn: Tensor, real: Tensor) -> float:
 
 
 def validation_pairs(dataset: CaptionedImages) -> list[tuple[int, int]]:
-    """(picture, number of the caption): the first captions of all pictures, then the second ones,
-    and so on, up to NUM_VALIDATION pairs."""
-    counts = dataset.rows["num_captions"][dataset.indices[:NUM_VALIDATION]].tolist()
-    pairs = [(i, k) for k in range(max(counts)) for i, count in enumerate(counts) if k < count]
-    return pairs[:NUM_VALIDATION]
+    """(picture, number of the caption): all pairs, the first captions of all pictures before the
+    second ones; of more than NUM_VALIDATION, one for each picture, with the captions in turn."""
+    counts = dataset.rows["num_captions"][dataset.indices].tolist()
+    if sum(counts) > NUM_VALIDATION:
+        return [(i, i % count) for i, count in enumerate(counts)][:NUM_VALIDATION]
+    return [(i, k) for k in range(max(counts)) for i, count in enumerate(counts) if k < count]
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """How does a picture file of any kind become RGB pixels?"""
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,6 +12,8 @@ PICTURE_SUFFIXES = {
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".apng",
     ".ppm", ".pgm", ".tga", ".avif",
 }  # fmt: skip
+# Of the formats that Pillow knows, those of pictures; some others start programs (EPS).
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "AVIF")
 RESIZE_FILTERS = {"lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST}
 FITS = ("crop", "pad")
 MAX_MEGAPIXELS = 89.0  # where Pillow begins to warn of pictures made to fill the memory
@@ -21,6 +24,21 @@ Box = tuple[float, float, float, float]  # x and y of its corner, width, height,
 
 class TooLarge(ValueError):
     """A picture of more pixels than allowed."""
+
+
+class BoxOutside(ValueError):
+    """A bounding box that lies outside of its picture."""
+
+
+def open_picture(source: str | Path | BinaryIO) -> Image.Image:
+    """Its size and mode, nothing decoded yet. Raises what Pillow raises for another file."""
+    return Image.open(source, formats=readable_formats())
+
+
+@lru_cache(maxsize=1)
+def readable_formats() -> list[str]:
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def load_picture(
@@ -37,21 +55,25 @@ def load_picture(
     of animations, cut to its central square or padded with white. With a bounding box, only a
     square around it is used, as far as the picture reaches (Zhang et al. 2017, StackGAN).
 
-    Raises TooLarge, and what Pillow raises for a file that is not a picture: OSError, ValueError,
-    SyntaxError and others.
+    Raises TooLarge, BoxOutside, and what Pillow raises for a file that is not a picture: OSError,
+    ValueError, SyntaxError and others.
     """
     if Image.MAX_IMAGE_PIXELS and max_megapixels * 1e6 > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = int(max_megapixels * 1e6)  # Pillow's own limit, as asked for
-    picture = Image.open(source)
+    picture = open_picture(source)
     if picture.width * picture.height > max_megapixels * 1e6:
         raise TooLarge(f"{picture.width} x {picture.height} pixels")
     picture.load()
     picture = ImageOps.exif_transpose(picture)
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        values = np.nan_to_num(np.asarray(picture).astype(np.float64), posinf=np.inf)
+        values = np.array(picture, np.float32)
+        if picture.mode == "F":
+            np.nan_to_num(values, copy=False, posinf=np.inf)
         # 16 bits -> 8; floats are 0..1 unless they say otherwise
         scale = 255 / 65535 if picture.mode != "F" else 255 if values.max() <= 1 else 1
-        picture = Image.fromarray(np.clip(values * scale + 0.5, 0, 255).astype(np.uint8))
+        values *= scale
+        values += 0.5
+        picture = Image.fromarray(values.clip(0, 255, out=values).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
@@ -78,7 +100,7 @@ def crop_around(picture: Image.Image, box: Box) -> Image.Image:
     left, top = max(0, middle_x - half), max(0, middle_y - half)
     right, bottom = min(picture.width, middle_x + half), min(picture.height, middle_y + half)
     if left >= right or top >= bottom:
-        raise ValueError(f"the bounding box {box} lies outside of the picture")
+        raise BoxOutside(f"the bounding box {box} lies outside of the picture")
     return picture.crop((left, top, right, bottom))
 
 

@@ -8,11 +8,12 @@ import os
 import posixpath
 import re
 import time
+import unicodedata
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -26,32 +27,73 @@ MAX_BYTES = 1 << 30  # of one file within a zip or tar: more is meant to fill th
 OUTSIDE = "paths that leave the folder"
 MISSING = "pictures missing"
 LINKS = "links out of the folder or to folders, which --follow-links would read"
-
 DRIVE = re.compile(r"[A-Za-z]+:/" if os.name == "posix" else r"[A-Za-z]+:")  # or http:/
 Skipped = dict[str, list[str]]  # reason -> what was left out for it
 
 
-class Folder:
-    """The files below a folder, without the litter of operating systems.
+class Place:
+    """Files below a root, without the litter of operating systems.
 
     files: their names, sorted, each with a number that changes when the file does.
-    listed: False leaves `files` empty; `find` works all the same.
+    skipped: what is there and cannot be used.
     """
 
-    def __init__(self, root: Path, follow_links: bool = False, listed: bool = True):
-        self.root, self.follow_links = root, follow_links
+    def __init__(self, root: Path):
+        self.root = root
+        self.files: dict[str, int] = {}
         self.skipped: Skipped = defaultdict(list)
+
+    def find(self, folder: str, name: str) -> tuple[str, str]:
+        """The path of the file that is called `name` seen from `folder`, and ""; or "" and why
+        there is none."""
+        path = join(folder, name)
+        if path is None:
+            return "", OUTSIDE
+        if path in self.files:
+            return path, ""
+        # macOS writes accents in another way than those who type them.
+        same = self.normalised.get(unicodedata.normalize("NFC", path))
+        return (same, "") if same else self._find_unlisted(path)
+
+    @cached_property
+    def normalised(self) -> dict[str, str]:
+        return {unicodedata.normalize("NFC", path): path for path in self.files}
+
+    def _find_unlisted(self, path: str) -> tuple[str, str]:
+        return "", MISSING
+
+    def stamp(self, name: str) -> int:
+        """A number that changes when the file does; 0 for none."""
+        return self.files.get(name, 0)
+
+    def open(self, name: str, span: tuple[int, int] | None = None) -> BinaryIO:
+        """The file, or the `span` of it: where it begins, and how many bytes. Raises OSError."""
+        raise NotImplementedError
+
+
+class Folder(Place):
+    """A folder. listed: False leaves `files` empty; `find` works all the same."""
+
+    def __init__(self, root: Path, follow_links: bool = False, listed: bool = True):
+        super().__init__(root)
+        self.follow_links = follow_links
         self.newest = 0  # of all times at which a file was changed, in ns
-        self.files: dict[str, int] = dict(sorted(self._walk())) if listed else {}
-        if time.time_ns() - self.newest < CLOCK_TICK:
+        self.files = dict(sorted(self._walk())) if listed else {}
+        if abs(time.time_ns() - self.newest) < CLOCK_TICK:
             time.sleep(CLOCK_TICK / 1e9)
             self.skipped.clear()
             self.files = dict(sorted(self._walk()))
 
     def _walk(self) -> Iterator[tuple[str, int]]:
-        folders, seen = [""], {_identity(os.stat(self.root))}
-        while folders:
-            folder = folders.pop()
+        folders, links, seen = [""], [], {_identity(self.root)}
+        while folders or links:
+            # Links come last, so that nothing is read twice, however they are ordered.
+            folder = folders.pop() if folders else links.pop()
+            if not folders and folder and os.path.islink(self.root / folder):
+                identity = _identity(self.root / folder)
+                if identity in seen:
+                    continue
+                seen.add(identity)
             try:
                 entries = list(os.scandir(self.root / folder))
             except OSError as error:
@@ -62,21 +104,19 @@ class Folder:
                 if is_litter(entry.name):
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    folders.append(name)
-                    if self.follow_links:
-                        seen.add(_identity(entry.stat()))
+                    identity = _identity(entry.path) if self.follow_links else None
+                    if identity is None or identity not in seen:
+                        folders.append(name)
+                        seen.add(identity)
                 elif entry.is_file(follow_symlinks=False):  # no pipe, which would never end
                     with suppress(FileNotFoundError):  # removed since it was listed
                         yield name, self._stamp(entry.stat())
                 elif not entry.is_symlink():
                     continue
+                elif os.path.isdir(entry.path) and self.follow_links:
+                    links.append(name)
                 elif os.path.isdir(entry.path):
-                    identity = _identity(os.stat(entry.path))
-                    if not self.follow_links:
-                        self.skipped[LINKS].append(name)
-                    elif identity not in seen:  # not round in circles
-                        folders.append(name)
-                        seen.add(identity)
+                    self.skipped[LINKS].append(name)
                 elif not os.path.isfile(entry.path):
                     self.skipped["links that lead nowhere"].append(name)
                 elif self.follow_links or is_inside(self.root, name):
@@ -84,34 +124,25 @@ class Folder:
                 else:
                     self.skipped[LINKS].append(name)
 
-    def find(self, folder: str, name: str) -> tuple[str, str]:
-        """The path of the file that is called `name` seen from `folder`, and ""; or "" and why
-        there is none."""
-        path = join(folder, name)
-        if path is None:
-            return "", OUTSIDE
-        if path in self.files:
-            return path, ""
+    def _find_unlisted(self, path: str) -> tuple[str, str]:
         if not os.path.isfile(self.root / path):  # Path.is_file raises for too long names
             return "", MISSING
         inside = self.follow_links or is_inside(self.root, path)
         return (path, "") if inside else ("", OUTSIDE)
 
     def stamp(self, name: str) -> int:
-        """A number that changes when the file does; 0 for none."""
-        if name not in self.files:
-            try:
-                return self._stamp(os.stat(self.root / name))
-            except OSError:
-                return 0
-        return self.files[name]
+        if name in self.files:
+            return self.files[name]
+        try:
+            return self._stamp(os.stat(self.root / name))
+        except OSError:
+            return 0
 
     def _stamp(self, status: os.stat_result) -> int:
         self.newest = max(self.newest, status.st_mtime_ns)
         return stamp(status.st_size, status.st_mtime_ns)
 
     def open(self, name: str, span: tuple[int, int] | None = None) -> BinaryIO:
-        """The file, or the `span` of it: where it begins, and how many bytes."""
         file = open(self.root / name, "rb")  # noqa: SIM115 (it is returned)
         if span is None:
             return file
@@ -120,61 +151,45 @@ class Folder:
             return BytesIO(file.read(span[1]))
 
 
-class Zip:
-    """The files in a zip, read in place; the same as `Folder`, but that nothing in it is a link."""
+class Zip(Place):
+    """A zip, read in place."""
 
     def __init__(self, root: Path):
-        self.root = root
-        self.skipped: Skipped = defaultdict(list)
-        found: dict[str, int] = {}
-        self.names: dict[str, str] = {}  # path -> what the zip calls it
-        for info in opened_zip(root, *self.state()).infolist():
+        super().__init__(root)
+        self.entries: dict[str, zipfile.ZipInfo] = {}
+        for info in opened_zip(root, *self._state()).infolist():
             if not info.filename or info.is_dir():
                 continue
             path = join("", info.filename)
             if path is None:
                 self.skipped[OUTSIDE].append(info.filename)
-            elif path in found:
+            elif path in self.entries:
                 self.skipped["files that are twice in the zip"].append(info.filename)
             elif not any(map(is_litter, path.split("/"))):
-                found[path] = stamp(info.file_size, info.CRC)
-                self.names[path] = info.filename
-        self.files = dict(sorted(found.items()))
+                self.entries[path] = info
+        self.files = {path: stamp(self.entries[path].file_size, self.entries[path].CRC)
+                      for path in sorted(self.entries)}  # fmt: skip
 
-    def find(self, folder: str, name: str) -> tuple[str, str]:
-        path = join(folder, name)
-        if path is None:
-            return "", OUTSIDE
-        return (path, "") if path in self.files else ("", MISSING)
-
-    def stamp(self, name: str) -> int:
-        return self.files.get(name, 0)
-
-    def state(self) -> tuple[int, ...]:
+    def _state(self) -> tuple[int, ...]:
         """Another one where the zip has changed, or the process is another."""
         status = os.stat(self.root)
         return os.getpid(), status.st_size, status.st_mtime_ns, status.st_ino
 
     def open(self, name: str, span: tuple[int, int] | None = None) -> BinaryIO:
-        archive = opened_zip(self.root, *self.state())
-        name = self.names[name]
-        size = archive.getinfo(name).file_size
-        if size > MAX_BYTES:
-            raise OSError(f"{name} in {self.root} would unpack to {size:,} bytes")
+        entry = self.entries[name]
+        if entry.file_size > MAX_BYTES:
+            raise OSError(f"{name} in {self.root} would unpack to {entry.file_size:,} bytes")
         try:
-            return BytesIO(archive.read(name))
+            return BytesIO(opened_zip(self.root, *self._state()).read(entry))
         except Exception as error:  # encrypted, damaged, packed in an unknown way
             raise OSError(f"{name} in {self.root} cannot be unpacked: {error}") from None
-
-
-Place = Folder | Zip
 
 
 @lru_cache(maxsize=8)
 def opened_zip(path: Path, *state: int) -> zipfile.ZipFile:
     """Kept open, for each process by itself: two that share one would read at each other's place.
 
-    state: of `Zip.state`. Raises UserError where it is no zip.
+    state: of `Zip._state`. Raises UserError where it is no zip.
     """
     try:
         return zipfile.ZipFile(path)
@@ -201,7 +216,8 @@ def is_inside(root: Path, path: str) -> bool:
         return False
 
 
-def _identity(status: os.stat_result) -> tuple[int, int]:
+def _identity(folder: str | Path) -> tuple[int, int]:
+    status = os.stat(folder)
     return status.st_dev, status.st_ino
 
 

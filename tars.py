@@ -7,14 +7,15 @@ from collections import defaultdict
 from pathlib import Path
 
 from pictures import PICTURE_SUFFIXES
-from places import MAX_BYTES, OUTSIDE, Skipped, is_litter, join
-from texts import BROKEN, NOT_UTF8, caption_cell, clean_caption, is_text
+from places import OUTSIDE, Skipped, is_litter, join
+from texts import BROKEN, MAX_TEXT, NOT_UTF8, caption_cell, clean_caption, is_text
 
 PICTURES = ("jpg", "png", "webp", *sorted(s[1:] for s in PICTURE_SUFFIXES), "img", "image",
             "input.jpg", "input.png")  # fmt: skip
 TEXTS = ("txt", "cap", "caption", "text")
 NO_CAPTION = "pictures without a caption"
 OTHER = "files in tars that are neither picture nor caption"
+SPECIAL = "links and other special files in tars"
 DAMAGED = "tars that are damaged"
 NO_PICTURE = "captions without a picture"
 METADATA = re.compile("__.*__")  # names that are no samples
@@ -48,7 +49,7 @@ def read_shard(path: Path) -> tuple[list[Sample], Skipped]:
                 archive.members = []  # it would keep them all
                 if member.size < 0 or member.offset_data < end:  # it would go round in circles
                     raise tarfile.ReadError("a header with an impossible size")
-                end = member.offset_data + member.size
+                end = member.offset_data + (0 if member.issparse() else member.size)
                 name = member.name
                 folder, slash, base = name.rpartition("/")
                 stem, _, part = base.partition(".")
@@ -56,7 +57,10 @@ def read_shard(path: Path) -> tuple[list[Sample], Skipped]:
                 if SUSPICIOUS.search(name) and join("", name) is None:
                     skipped[OUTSIDE].append(name)
                     continue
-                if not part or not member.isreg() or is_litter(base) or METADATA.fullmatch(name):
+                if not member.isreg() and not member.isdir() or member.issparse():
+                    skipped[SPECIAL].append(name)
+                    continue
+                if not part or member.isdir() or is_litter(base) or METADATA.fullmatch(name):
                     continue
                 if key != its_key:
                     finish()
@@ -66,7 +70,7 @@ def read_shard(path: Path) -> tuple[list[Sample], Skipped]:
                 elif part in PICTURES:
                     parts[part] = (name, member.offset_data, member.size)
                 elif part == "json" or part in TEXTS:
-                    if member.size > MAX_BYTES:
+                    if member.size > MAX_TEXT:
                         skipped["texts that are too large"].append(name)
                         continue
                     data = archive.extractfile(member).read()

@@ -9,27 +9,31 @@ from collections.abc import Callable, Iterator
 
 from command_line import UserError
 from pictures import is_picture_name
-from places import Place
+from places import MAX_BYTES, Place
 
 CAPTION_COLUMNS = ("text", "captions", "caption", "prompt")  # the first that is there
 PATH_COLUMNS = ("file_name", "image_path", "path", "image", "file", "filename", "filepath", "img")
+MAX_TEXT = 1 << 20  # bytes that a picture's own text, or a cell of a table, may have
+MORE_CELLS = "rows with more cells than columns; captions with commas need quotes"
 NOT_UTF8 = "captions that are not UTF-8 text"
 NO_OBJECT = "rows that are no JSON object"
 CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")  # but for white space
 BROKEN = re.compile("[\udc80-\udcff]")  # what read_text makes of bytes that are no UTF-8
 
 
-def read_text(place: Place, name: str) -> str:
+def read_text(place: Place, name: str, limit: int = MAX_BYTES) -> str:
     """The text of a file, byte order mark removed; bytes that are no UTF-8 become half characters
     (U+DC80 to U+DCFF), see BROKEN. UTF-16 is read where its mark says so.
 
-    Raises UserError where the disk or the zip does not give it.
+    Raises UserError where the disk or the zip does not give it, or it is too large.
     """
     try:
         with place.open(name) as file:
-            data = file.read()
+            data = file.read(limit + 1)
     except OSError as error:
         raise UserError(f"{name} cannot be read: {error}") from None
+    if len(data) > limit:
+        raise UserError(f"{name} is larger than {limit:,} bytes")
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", errors="replace").replace("\ufffd", "\udcff")
     return data.decode("utf-8-sig", errors="surrogateescape")
@@ -38,13 +42,13 @@ def read_text(place: Place, name: str) -> str:
 def lines_of(place: Place, name: str) -> tuple[tuple[str, ...], str, str]:
     """The lines of a text that are not empty, "", ""; or (), why it cannot be read, and where."""
     try:
-        text = read_text(place, name)
+        lines = re.split(r"\r\n|\r|\n", read_text(place, name, MAX_TEXT))
     except UserError as error:
         return (), "texts that cannot be read", str(error)
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         if BROKEN.search(line):
             return (), NOT_UTF8, f"{name}, line {number}"
-    return tuple(line for line in map(clean_caption, text.splitlines()) if line), "", ""
+    return tuple(line for line in map(clean_caption, lines) if line), "", ""
 
 
 def rows_of(
@@ -83,17 +87,23 @@ def rows_of(
                 reason = NOT_UTF8 if BROKEN.search(line) else NO_OBJECT
                 skip(reason, f"{name}, line {number}")
         return
-    yield from csv_rows(text.replace("\0", " "), name)
+    for where, row in csv_rows(text.replace("\0", " "), name):
+        if row is None:
+            skip(MORE_CELLS, where)
+        else:
+            yield where, row
 
 
-def csv_rows(text: str, name: str) -> Iterator[tuple[str, dict]]:
-    """The same for .csv and .tsv; the first line names the columns, unless it holds none of their
-    names and begins with that of a picture. Cells may be separated by semicolons."""
+def csv_rows(text: str, name: str) -> Iterator[tuple[str, dict | None]]:
+    """The same for .csv and .tsv, None for rows with too many cells; the first line names the
+    columns, unless it holds none of their names and begins with that of a picture. Cells may be
+    separated by semicolons. Raises UserError where quotes do not match."""
+    csv.field_size_limit(MAX_TEXT)
     first = text.lstrip().split("\n", 1)[0].lower()
     comma = (
         "\t" if name.lower().endswith(".tsv") else ";" if ";" in first and "," not in first else ","
     )
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=comma)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=comma, strict=True)
     columns: list[str] = []
     try:
         for cells in reader:
@@ -105,7 +115,9 @@ def csv_rows(text: str, name: str) -> Iterator[tuple[str, dict]]:
                 if headed or not is_picture_name(cells[0]):
                     continue
                 columns = ["file_name", "text"]
-            yield f"{name}, line {reader.line_num}", dict(zip(columns, cells, strict=False))
+            fits = len(cells) <= len(columns) or not any(cells[len(columns) :])
+            row = dict(zip(columns, cells, strict=False)) if fits else None
+            yield f"{name}, line {reader.line_num}", row
     except csv.Error as error:
         raise UserError(f"{name}, line {reader.line_num}: {error}") from None
 
@@ -135,7 +147,8 @@ def load_json(place: Place, name: str) -> list | dict:
 
 def caption_cell(row: dict) -> object:
     """What a row says of its picture: the caption, followed by the tags if there are any."""
-    cell = next((row[column] for column in CAPTION_COLUMNS if row.get(column)), None)
+    cells = [row[c] for c in CAPTION_COLUMNS if isinstance(row.get(c), (str, list)) and row[c]]
+    cell = cells[0] if cells else None
     tags = row.get("tags")
     if isinstance(tags, list):
         tags = ", ".join(filter(is_text, tags))

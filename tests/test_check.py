@@ -13,7 +13,7 @@ from command_line import UserError
 
 def checked(folder, capsys, **settings) -> tuple[int, str, str]:
     """(exit status, what was printed, report) of a check."""
-    config = check.CheckConfig(data=str(folder), output=str(folder.parent / "out"), **settings)
+    config = check.CheckConfig(data=str(folder), reports=str(folder.parent / "out"), **settings)
     status = 0
     try:
         check.main(config)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Iterator
 from multiprocessing.pool import ThreadPool
@@ -721,7 +722,7 @@ def test_only_pictures_that_changed_are_decoded_again(tmp_path, decoded):
     saved(folder, pixels(SIZE, SIZE, 3, seed=51), "10.png")
     write_captions(folder, 11)
     data = read(folder, tmp_path / "cache")
-    assert sorted(decoded) == ["10.png", "3.png"]
+    assert sorted(decoded) == ["10.png", "3.png", "7.png"]  # the last may be readable by now
     seeds = {"0.png": 0, "10.png": 51, "2.png": 2, "3.png": 50, "4.png": 4, "5.png": 5, "6.png": 6}
     assert [data[i][2] for i in range(len(data))] == list(seeds)
     for i, seed in enumerate(seeds.values()):
@@ -752,6 +753,72 @@ def test_a_table_beside_which_a_picture_changed_is_read_again(tmp_path, decoded)
     data = read(folder / "rows.jsonl", tmp_path / "cache")
     assert decoded[3:] == ["1.png"] and len(data) == 2
     assert np.array_equal(upright(data[1][0]), pixels(SIZE, SIZE, 3, seed=50))
+
+
+def test_a_picture_that_appears_beside_a_table_is_noticed(tmp_path):
+    folder = make_folder(tmp_path / "birds", 2)
+    (folder / "t.csv").write_text("path,text\n0.png,zero\n5.png,five\n")
+    assert len(read(folder / "t.csv", tmp_path / "cache")) == 1
+    saved(folder, pixels(SIZE, SIZE, 3, seed=5), "5.png")
+    data = read(folder / "t.csv", tmp_path / "cache")
+    assert [data[i][1] for i in range(len(data))] == [["zero"], ["five"]]
+
+
+def test_an_index_made_with_links_is_not_used_without_them(tmp_path):
+    folder = make_folder(tmp_path / "birds", 2)
+    saved(tmp_path, pixels(SIZE, SIZE, 3), "far.png")
+    os.symlink(tmp_path / "far.png", folder / "far.png")
+    (folder / "t.csv").write_text("path,text\n0.png,zero\nfar.png,far\n")
+    for follow in (True, False, True):
+        data = read(folder / "t.csv", tmp_path / "cache", follow_links=follow)
+        assert len(data) == 1 + follow
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "no list", "no dictionary"])
+def test_a_damaged_index_is_made_again(tmp_path, how):
+    folder = make_folder(tmp_path / "birds")
+    read(folder, tmp_path / "cache")
+    (index,) = (tmp_path / "cache").glob("*-index-*/")
+    records, about = index / "records.jsonl", index / "about.json"
+    if how == "cut":
+        records.write_bytes(records.read_bytes()[:50])
+    elif how == "empty":
+        records.write_bytes(b"")
+    else:
+        wrong = {"no list": '{"digest": [], "bytes": {}}', "no dictionary": "[]"}
+        about.write_text(wrong[how])
+    assert read(folder, tmp_path / "cache").captions()[-1] == "number 4"
+
+
+def test_pixels_and_their_keys_never_come_from_two_caches(tmp_path, monkeypatch):
+    """Another process may put a newer cache in its place while this one opens the older."""
+    folder = make_folder(tmp_path / "birds", 2)
+    read(folder, tmp_path / "cache")
+    real, swapped = np.load, []
+
+    def swap(path, *args, **kwargs):
+        if Path(path).name == "pictures.npy" and not swapped:
+            swapped.append(True)
+            saved(folder, pixels(SIZE, SIZE, 3, seed=50), "0.png")
+            read(folder, tmp_path / "cache")
+            saved(folder, pixels(SIZE, SIZE, 3, seed=0), "0.png")
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(np, "load", swap)
+    data = read(folder, tmp_path / "cache")
+    picture = upright(data[0][0])
+    assert swapped and np.array_equal(picture, pixels(SIZE, SIZE, 3, seed=0))
+
+
+def test_a_passing_trouble_with_a_picture_is_not_remembered(tmp_path, monkeypatch):
+    folder = make_folder(tmp_path / "birds", 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "load_picture", lambda *_, **__: 1 / 0 if _ else None)
+        with pytest.raises(UserError, match="none of the pictures"):
+            read(folder, tmp_path / "cache")
+    saved(folder, pixels(SIZE, SIZE, 3, seed=3), "3.png")
+    write_captions(folder, 4)
+    assert len(read(folder, tmp_path / "cache")) == 4
 
 
 # Without a cache
@@ -797,7 +864,26 @@ def test_several_processes_may_read_without_a_cache(tmp_path):
         assert np.array_equal(upright(picture), pixels(SIZE, SIZE, 3, seed=i))
 
 
-@pytest.mark.parametrize("wrong", [{"cache": "some"}, {"max_megapixels": 0}, {"format": "zip"}])
+@pytest.mark.parametrize("options", [{}, {"cache": "off"}])
+def test_a_dataset_goes_to_another_process_without_its_pixels(tmp_path, options):
+    data = read(make_folder(tmp_path / "birds", 40), tmp_path / "cache", **options)
+    first = data.batch([3, 1])
+    packed = pickle.dumps(data)
+    assert len(packed) < 40 * 3 * SIZE * SIZE
+    again = pickle.loads(packed)
+    assert torch.equal(again.batch([3, 1])[0], first[0]) and again.batch([3, 1])[1] == first[1]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"cache": "some"},
+        {"cache": "nan"},
+        {"cache": "-1"},
+        {"max_megapixels": 0},
+        {"format": "zip"},
+    ],
+)
 def test_settings_of_reading_that_mean_nothing_are_refused(tmp_path, wrong):
     with pytest.raises(UserError, match=next(iter(wrong)).replace("_", ".")):
         read(make_folder(tmp_path / "birds"), tmp_path / "cache", **wrong)

@@ -258,7 +258,8 @@ def test_weights_trained_on_other_data_are_not_judged():
     settings = evaluate.trained_with(state, Path("checkpoint.pth"), config)
     assert settings == reading(DataConfig(resize="nearest", fit="pad"))
     config = evaluate.EvaluateConfig(data="birds", fit="pad", resize="nearest", cache="off")
-    state = {"config": {"data": "birds", "resize": "lanczos", "fit": "crop", "format": 7}}
+    state = {"config": {"data": "birds", "resize": "lanczos", "fit": "crop", "format": 7,
+                        "follow_links": True, "image_dir": "/", "max_megapixels": 1e9}}  # fmt: skip
     assert evaluate.trained_with(state, Path("x"), config) == reading(config)
     with pytest.raises(UserError, match="was trained on --data birds"):
         evaluate.trained_with(state, Path("checkpoint.pth"), evaluate.EvaluateConfig())

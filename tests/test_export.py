@@ -1,5 +1,6 @@
 """Protects collections that are written in another layout: read back, they are the same."""
 
+import io
 import json
 import tarfile
 
@@ -104,7 +105,7 @@ def test_nothing_is_overwritten_and_nothing_half_written_is_left(flags, tmp_path
     with pytest.raises(UserError, match="out exists already"):
         write(flags, tmp_path / "out", "jsonl")
 
-    def full(path, data):
+    def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(export, "write", full)
@@ -121,3 +122,69 @@ def test_splits_that_a_layout_cannot_tell_are_refused(flags, tmp_path):
             write(flags, tmp_path / "out", kind)
     write(flags, tmp_path / "out", "jsonl")
     assert sorted(contents("out"), key=repr) == sorted(contents("flags"), key=repr)
+
+
+def test_no_name_in_a_tar_leads_out_of_what_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(picture, "PNG")
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for name, data in ((".png", picture.getvalue()), (".txt", b"evil")):
+            member = tarfile.TarInfo(f"...tar/...tar/...tar/evil{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    for kind in export.WRITERS:
+        out = tmp_path / "a" / "b" / kind
+        write("x.tar", out, kind)
+        assert list(out.iterdir())
+        assert not [p for p in tmp_path.rglob("*evil*") if not p.is_relative_to(out.parent)]
+    with pytest.raises(OSError, match="leads out"):
+        export.write(tmp_path / "a", "../evil.png", b"")
+
+
+def test_pictures_that_get_one_name_only_by_their_split_stay_two(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = []
+    for colour, name in (("red", "train/x.png"), ("green", "x.png")):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), colour).save(tmp_path / "data" / name)
+        rows.append(json.dumps({"file_name": name, "text": colour, "split": "train"}))
+    (tmp_path / "data" / "metadata.jsonl").write_text("\n".join(rows))
+    for kind in export.WRITERS:
+        write(tmp_path / "data", tmp_path / kind, kind)
+        assert sorted(contents(kind)) == sorted(contents("data")), kind
+
+
+def test_a_folder_in_a_tar_does_not_become_a_split_and_any_suffix_is_a_picture(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    picture = io.BytesIO()
+    Image.new("RGB", (32, 32), "red").save(picture, "PNG")
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for name, data in (("test/1.img", picture.getvalue()), ("test/1.txt", b"red")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    for kind in export.WRITERS:
+        write("x.tar", tmp_path / kind, kind)
+        assert contents(kind) == contents("x.tar"), kind
+
+
+def test_what_is_not_kept_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "3_red").mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save(tmp_path / "data" / "3_red" / "a.png")
+    (tmp_path / "data" / "3_red" / "b.png").write_bytes(b"broken")
+    write("data", tmp_path / "out", "jsonl", resized=True, image_size=32)
+    told = capsys.readouterr().out
+    assert "1 pictures in" in told and "how often folders are repeated" in told
+    assert "1 files that are no readable pictures" in told
+
+
+def test_what_another_export_is_writing_is_left_alone(flags, tmp_path):
+    (tmp_path / "out.unfinished").mkdir()
+    (tmp_path / "out.unfinished" / "mine").write_text("mine")
+    with pytest.raises(UserError, match="out.unfinished exists already"):
+        write(flags, tmp_path / "out", "jsonl")
+    assert (tmp_path / "out.unfinished" / "mine").exists()

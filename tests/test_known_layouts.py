@@ -20,7 +20,7 @@ from command_line import UserError
 from dataset import CaptionedImages
 from layouts import DataConfig, Record, find_collection
 from places import LINKS, MISSING, OUTSIDE
-from tars import DAMAGED, NO_CAPTION, NO_PICTURE
+from tars import DAMAGED, NO_CAPTION, NO_PICTURE, SPECIAL
 from texts import NOT_UTF8, clean_caption
 
 SIZE = 8  # of the pictures made here; they come back unchanged at that size
@@ -1039,7 +1039,7 @@ def test_links_in_a_tar_are_not_followed(tmp_path):
         archive.addfile(text, io.BytesIO(b"b"))
     collection = find_collection(path)
     assert without_spans(collection.records) == [Record("x.tar/a.png", ("a",))]
-    assert collection.skipped == {NO_PICTURE: ["x.tar/b"]}
+    assert collection.skipped == {SPECIAL: ["x.tar/b.png"], NO_PICTURE: ["x.tar/b"]}
 
 
 @pytest.mark.parametrize("name", ESCAPES)
@@ -1101,7 +1101,7 @@ def test_a_table_may_name_what_is_linked_only_when_asked_for(tmp_path):
     link(root, "b.png", tmp_path / "far.png")
     collection = find_collection(root / "t.csv")
     assert collection.records == [Record("a.png", ("a",))]
-    assert collection.skipped == {OUTSIDE: ["t.csv, line 3"]}
+    assert collection.skipped == {OUTSIDE: ["t.csv, line 3"], LINKS: ["b.png"]}
     assert list(captions_of(root / "t.csv", follow_links=True)) == ["a.png", "b.png"]
 
 
@@ -1252,3 +1252,85 @@ def test_parquet_captions_that_look_like_something_else_stay_text(tmp_path):
 
 def test_control_characters_are_no_part_of_a_caption():
     assert clean_caption("a\x07 \x1b[31mred\x85bird\x7f") == "a [31mred bird"
+
+
+# Found by reading the readers
+
+
+def test_a_zip_of_a_folder_holds_its_table_and_kohyas_folders(tmp_path):
+    path = write_zip(
+        tmp_path / "a.zip", "data/a.png", **{"data/t.csv": "path,text\na.png,a bird\n"}
+    )
+    assert find_collection(path).records == [Record("data/a.png", ("a bird",))]
+    path = write_zip(tmp_path / "k.zip", "data/3_red bird/a.png")
+    assert find_collection(path).records == [
+        Record("data/3_red bird/a.png", ("red bird",), repeats=3)
+    ]
+
+
+def test_names_that_macos_writes_are_those_of_the_metadata(tmp_path):
+    nfc, nfd = "caf\u00e9.png", "cafe\u0301.png"
+    path = write_zip(
+        tmp_path / "a.zip", nfd, **{"metadata.jsonl": jsonl({"file_name": nfc, "text": "x"})}
+    )
+    collection = find_collection(path)
+    assert collection.records == [Record(nfd, ("x",))] and not collection.skipped
+
+
+def test_a_folder_is_read_once_however_links_lead_to_it(tmp_path):
+    root = write(tmp_path / "data", "z/deep/a.png", **{"z/deep/a.txt": "a"})
+    for name in ("0link", "zz"):
+        link(root, name, root / "z" / "deep")
+    link(root, "round", root)
+    collection = find_collection(root, DataConfig(follow_links=True))
+    assert collection.records == [Record("z/deep/a.png", ("a",))]
+
+
+def test_annotations_may_be_named_from_within_their_folder(tmp_path, monkeypatch):
+    coco = {"images": [{"id": 1, "file_name": "a.jpg"}],
+            "annotations": [{"image_id": 1, "caption": "a bird"}]}  # fmt: skip
+    write(tmp_path, "val2014/a.jpg", **{"annotations/captions_val2014.json": json.dumps(coco)})
+    blip = [{"image": "val2014/a.jpg", "caption": "a bird"}]
+    write(tmp_path, **{"annotations/coco_karpathy_val.json": json.dumps(blip)})
+    monkeypatch.chdir(tmp_path / "annotations")
+    for name in ("captions_val2014.json", "coco_karpathy_val.json"):
+        assert [r.path for r in find_collection(name).records] == ["val2014/a.jpg"]
+
+
+def test_two_images_with_one_id_are_counted(tmp_path):
+    coco = {"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.jpg"}],
+            "annotations": [{"image_id": 1, "caption": "a bird"}]}  # fmt: skip
+    write(tmp_path, "a.jpg", "b.jpg", **{"annotations/captions_x.json": json.dumps(coco)})
+    skipped = find_collection(tmp_path).skipped
+    assert skipped["images with the id of another"] == ["annotations/captions_x.json, images[1]"]
+
+
+def test_packed_tars_are_refused_with_what_to_do(tmp_path):
+    write(tmp_path, **{"0.tar.gz": b"", "1.tgz": b""})
+    with pytest.raises(UserError, match="2 packed tars, which are to be unpacked to .tar first"):
+        find_collection(tmp_path)
+
+
+def test_a_caption_that_is_no_text_does_not_hide_one_that_is(tmp_path):
+    row = {"file_name": "a.png", "text": 5, "caption": "a bird"}
+    write(tmp_path, "a.png", **{"metadata.jsonl": jsonl(row)})
+    assert find_collection(tmp_path).records == [Record("a.png", ("a bird",))]
+
+
+def test_sidecars_end_their_lines_where_editors_do(tmp_path):
+    write(tmp_path, "a.png", **{"a.txt": "one\u2028still one\r\ntwo\rthree".encode()})
+    assert find_collection(tmp_path).records == [Record("a.png", ("one still one", "two", "three"))]
+
+
+def test_a_picture_that_is_a_program_is_not_run(tmp_path, monkeypatch):
+    """Pillow gives EPS to a program called gs; nothing of a collection is to start a program."""
+    gs = tmp_path / "bin" / "gs"
+    write(tmp_path, **{"bin/gs": f"#!/bin/sh\ntouch {tmp_path}/started\n"})
+    gs.chmod(0o755)
+    monkeypatch.setenv("PATH", str(gs.parent), prepend=os.pathsep)
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+    root = write(tmp_path / "data", "b.png", **{"a.png": eps, "a.txt": "a", "b.txt": "b"})
+    data = CaptionedImages(root, image_size=SIZE, validation_share=0.0, show_progress=False,
+                           cache_dir=tmp_path / "cache")  # fmt: skip
+    assert len(data) == 1 and data.collection.skipped["files that are no readable pictures"]
+    assert not (tmp_path / "started").exists()

@@ -9,7 +9,7 @@ import pytest
 from command_line import UserError
 from layouts import Record, find_collection, read_pairs
 from places import LINKS, is_inside
-from texts import NOT_UTF8, clean_caption
+from texts import MORE_CELLS, NOT_UTF8, clean_caption
 
 
 def touch(folder, *names: str) -> None:
@@ -92,9 +92,17 @@ def test_csv_cells_stay_text(tmp_path):
 def test_csv_cells_may_hold_commas_quotes_and_line_ends(tmp_path):
     touch(tmp_path, "a.png", "b.png")
     (tmp_path / "metadata.csv").write_bytes(
-        b'file_name,text\r\na.png,"a red, ""big""\r\nbird"\r\nb.png,blue,too,many\r\n'
+        b'file_name,text\r\na.png,"a red, ""big""\r\nbird"\r\nb.png,blue,,\r\n'
     )
     assert captions_of(tmp_path) == {"a.png": ('a red, "big" bird',), "b.png": ("blue",)}
+
+
+def test_a_caption_whose_commas_have_no_quotes_is_not_cut_but_counted(tmp_path):
+    touch(tmp_path, "a.png", "b.png")
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,red, on a branch\nb.png,blue\n")
+    collection = find_collection(tmp_path)
+    assert collection.records == [Record("b.png", ("blue",))]
+    assert collection.skipped[MORE_CELLS] == ["metadata.csv, line 2"]
 
 
 def test_rows_of_one_picture_are_put_together(tmp_path):
@@ -448,13 +456,24 @@ def test_a_line_that_is_no_json_object_is_skipped_and_counted_with_its_number(tm
     assert collection.skipped == {"rows that are no JSON object": ["metadata.jsonl, line 3"]}
 
 
-def test_a_csv_that_cannot_be_read_is_refused_with_its_line(tmp_path):
-    touch(tmp_path, "a.png")
-    (tmp_path / "metadata.csv").write_text(
-        "file_name,text\na.png," + "x" * 200_000, encoding="utf-8"
-    )
+@pytest.mark.parametrize(
+    "row", ['a.png,"no end\nb.png,b\n', 'a.png,"one" two\nb.png,b\n', "a.png," + "x" * (1 << 21)]
+)
+def test_a_csv_whose_quotes_or_sizes_are_wrong_is_refused_with_its_line(tmp_path, row):
+    touch(tmp_path, "a.png", "b.png")
+    (tmp_path / "metadata.csv").write_text("file_name,text\n" + row, encoding="utf-8")
     with pytest.raises(UserError, match=r"metadata\.csv, line \d"):
         find_collection(tmp_path)
+
+
+def test_long_captions_are_read_whole_up_to_a_limit_of_memory(tmp_path):
+    long = " ".join(["word"] * 100_000)
+    write_sidecars(tmp_path, {"a.png": long, "b.png": "x" * (1 << 20) + "x"})
+    collection = find_collection(tmp_path)
+    assert collection.records == [Record("a.png", (long,))]
+    assert "b.txt is larger than" in collection.skipped["texts that cannot be read"][0]
+    (tmp_path / "metadata.csv").write_text(f"file_name,text\na.png,{long}\n")
+    assert captions_of(tmp_path) == {"a.png": (long,)}
 
 
 def test_a_missing_folder_is_refused(tmp_path):

@@ -147,3 +147,7 @@ def test_validation_uses_all_captions_in_a_fixed_order(tmp_path):
     data = CaptionedImages(pairs, image_size=8, validation_share=0.0, cache_dir=tmp_path / "cache",
                            show_progress=False)  # fmt: skip
     assert metrics.validation_pairs(data) == [(0, 0), (1, 0), (2, 0), (0, 1), (2, 1), (2, 2)]
+    more = [(path, [f"{text} again" for text in texts] * 100) for path, texts in pairs]
+    data = CaptionedImages(more, image_size=8, validation_share=0.0, cache_dir=tmp_path / "cache",
+                           show_progress=False)  # fmt: skip
+    assert metrics.validation_pairs(data) == [(0, 0), (1, 1), (2, 2)]

@@ -22,7 +22,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from command_line import UserError
-from layouts import DAMAGED_LIST, Collection, Record, find_collection
+from layouts import DAMAGED_BOXES, DAMAGED_LIST, Collection, Record, find_collection
 from places import MISSING, OUTSIDE
 from tars import DAMAGED, NO_CAPTION
 from texts import CAPTION_COLUMNS, NOT_UTF8, PATH_COLUMNS, clean_caption
@@ -261,7 +261,9 @@ def found_in(part: str) -> Callable[[Collection], int]:
 
 
 def all_found(collection: Collection) -> int:
-    skipped = {k: v for k, v in collection.skipped.items() if k != DAMAGED_LIST}
+    skipped = {
+        k: v for k, v in collection.skipped.items() if k not in (DAMAGED_LIST, DAMAGED_BOXES)
+    }
     return len(collection.records) + sum(map(len, skipped.values()))
 
 
