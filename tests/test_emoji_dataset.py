@@ -89,6 +89,15 @@ def test_the_collection_holds_names_styles_and_what_training_must_not_see(packag
     assert "CC-BY 4.0" in (out / "LICENSES.txt").read_text()
 
 
+def test_a_random_part_is_the_same_each_time(packages, tmp_path):
+    found = []
+    for name in ("one", "two"):
+        assert "100 pictures" in run(packages, tmp_path / name, "--only", 100).stdout
+        found.append((tmp_path / name / "metadata.jsonl").read_text())
+        assert len(list((tmp_path / name).glob("*/*.png"))) == 100
+    assert found[0] == found[1] and "noto/" in found[0] and "twemoji/" in found[0]
+
+
 def test_missing_packages_are_named_and_nothing_is_overwritten(packages, tmp_path):
     out = tmp_path / "emoji"
     out.mkdir()
