@@ -30,7 +30,6 @@ from pictures import BoxOutside, TooLarge, load_picture
 
 INDEX_VERSION = 1  # raise it when the same files would give other records
 PICTURES_VERSION = 2  # raise it when the same file would give other pixels
-CHUNK = 1_024  # pictures copied at once
 UNREADABLE = "files that are no readable pictures"
 ROW = np.dtype([
     ("start", "i8"),  # of the record's line in records.jsonl
@@ -204,16 +203,18 @@ def open_pictures(
         return found[:2] if found and np.array_equal(found[2], rows["key"]) else None
 
     def build(unfinished: Path) -> None:
-        pictures = np.lib.format.open_memmap(
-            unfinished / "pictures.npy", "w+", dtype=np.uint8, shape=(num, 3, size, size)
-        )
-        if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a crash later
-            with open(unfinished / "pictures.npy", "r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-        missing, unreadable = np.arange(num), {}
-        if old := kept():
-            missing = copy_known(rows["key"], pictures, *old)
-        with ThreadPool() as threads:  # decoding leaves Python's lock
+        path, shape = unfinished / "pictures.npy", (num, 3, size, size)
+        start = np.lib.format.open_memmap(path, "w+", np.uint8, shape).offset
+        # Written as a file, not as memory: then a full disk is an error, and memory stays free.
+        with open(path, "r+b") as file, ThreadPool() as threads:  # decoding leaves Python's lock
+
+            def write(i: int, pixels: np.ndarray) -> None:
+                file.seek(start + int(i) * 3 * size * size)
+                file.write(pixels.tobytes())
+
+            missing, unreadable = np.arange(num), {}
+            if old := kept():
+                missing = copy_known(rows["key"], write, *old)
             jobs = threads.imap(partial(decode, collection, settings), missing, chunksize=16)
             bar = tqdm(
                 jobs, "reading pictures", len(missing), unit="img", disable=not show_progress
@@ -222,8 +223,7 @@ def open_pictures(
                 if isinstance(pixels, str):
                     unreadable[i] = pixels
                 else:
-                    pictures[i] = pixels
-        pictures.flush()
+                    write(i, pixels)
         np.save(unfinished / "keys.npy", rows["key"])
         about = {"version": PICTURES_VERSION, "unreadable": unreadable,
                  "keys": digest_of(rows["key"])}  # fmt: skip
@@ -234,19 +234,19 @@ def open_pictures(
 
 def copy_known(
     keys: np.ndarray,
-    pictures: np.ndarray,
+    write: Callable[[int, np.ndarray], None],
     old_pictures: np.ndarray,
     old_unreadable: dict[int, str],
     old_keys: np.ndarray,
 ) -> np.ndarray:
-    """Copy the pictures whose key is an old one. Returns the numbers of all others, and of those
+    """Write the pictures whose key is an old one. Returns the numbers of all others, and of those
     that could not be read, which may have had a passing reason."""
     order = np.argsort(old_keys)
     at = np.searchsorted(old_keys, keys, sorter=order).clip(max=len(order) - 1)
     known = old_keys[order[at]] == keys
     known &= ~np.isin(order[at], list(old_unreadable))
-    for numbers in np.split(np.flatnonzero(known), range(CHUNK, known.sum(), CHUNK)):
-        pictures[numbers] = old_pictures[order[at[numbers]]]
+    for i in np.flatnonzero(known):
+        write(i, old_pictures[order[at[i]]])
     return np.flatnonzero(~known)
 
 

@@ -174,8 +174,10 @@ def main() -> None:
         if not small.exists():
             make(small, 20_000)
         shutil.rmtree(cache, ignore_errors=True)
-        rows = {step: in_own_process(data, cache, step)
-                for step in ("index", "stream", "decode", "start")}  # fmt: skip
+        rows = {}
+        for step in ("index", "stream", "decode", "start"):
+            rows[step] = in_own_process(data, cache, step)
+            print(name, step, rows[step], flush=True)
         rows["waiting_share_cached"] = waiting(small.resolve(), args.folder, "100")
         rows["waiting_share_streamed"] = waiting(small.resolve(), args.folder, "off")
         result[name] = rows

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -15,6 +16,7 @@ from model import TextToImageModel, to_uint8
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = ROOT / "results_short" / "text_to_image_model.pth"
+EMOJI = ROOT / "results_short" / "emoji.pth"
 
 
 def shipped_model() -> TextToImageModel:
@@ -23,9 +25,10 @@ def shipped_model() -> TextToImageModel:
     return model.eval()
 
 
-def test_the_file_is_a_state_dict_of_cpu_tensors_and_small():
-    state = torch.load(WEIGHTS)
-    assert WEIGHTS.stat().st_size <= 20e6
+@pytest.mark.parametrize("path", [WEIGHTS, EMOJI])
+def test_the_files_are_state_dicts_of_cpu_tensors_and_small(path):
+    state = torch.load(path)
+    assert path.stat().st_size <= 20e6
     extra = state.pop("_extra_state")
     assert extra.keys() == {"config", "tokenizer"}
     assert all(isinstance(v, torch.Tensor) and v.device.type == "cpu" for v in state.values())
@@ -80,3 +83,13 @@ def test_the_table_of_the_readme_is_that_of_the_records():
     merged = json.loads((ROOT / "results_short" / "evaluation.json").read_text())
     assert merged == records[0] | {"default_run": records[1]}
     assert not merged["about"]["quick"] and "dirty" not in merged["about"]["commit"]
+
+
+def test_what_the_readme_says_of_the_emoji_is_in_their_record():
+    record = json.loads((ROOT / "results_short" / "emoji" / "evaluation.json").read_text())
+    readme = (ROOT / "README.md").read_text()
+    for name in ("r_precision_random", "r_precision_hard", "edge_energy"):
+        value, low, high = record[name]
+        assert f"| {value:.3f} ({low:.3f}..{high:.3f}) |" in readme, name
+    assert record["about"]["weights"] == "results_short/emoji.pth"
+    assert not record["about"]["quick"] and "dirty" not in record["about"]["commit"]
