@@ -25,7 +25,7 @@ from typing import NamedTuple
 from command_line import UserError, setting
 from pictures import FITS, MAX_MEGAPIXELS, RESIZE_FILTERS, Box, is_picture_name
 from places import MISSING, OUTSIDE, Folder, Place, Skipped, Zip
-from tars import NO_CAPTION, NO_PICTURE, read_shard
+from tars import NO_CAPTION, NO_PICTURE, Sample, read_shard
 from texts import (
     BROKEN,
     NOT_UTF8,
@@ -503,9 +503,16 @@ def read_webdataset(source: Source) -> Collection:
     paths = [source.place.root / shard for shard in shards]
     if len(shards) > FEW_SHARDS:  # Python reads some 20,000 headers a second on each core
         with multiprocessing.Pool() as processes:
-            found = processes.map(read_shard, paths, chunksize=1)
+            add_shards(collection, shards, processes.imap(read_shard, paths))
     else:
-        found = map(read_shard, paths)
+        add_shards(collection, shards, map(read_shard, paths))
+    return collection
+
+
+def add_shards(
+    collection: Collection, shards: list[str], found: Iterable[tuple[list[Sample], Skipped]]
+) -> None:
+    """Add what was found in each shard."""
     for shard, (samples, skipped) in zip(shards, found, strict=True):
         folder, split = posixpath.dirname(shard), None
         for word in [*folder.split("/"), *re.split(r"[-._ 0-9]+", posixpath.basename(shard))]:
@@ -515,7 +522,6 @@ def read_webdataset(source: Source) -> Collection:
             collection.records.append(Record(f"{shard}/{name}", captions, split, span))
         for reason, names in skipped.items():
             collection.skipped[reason] += [f"{shard}/{name}" for name in names]
-    return collection
 
 
 READERS: dict[str, Callable[[Source], Collection]] = {
@@ -548,7 +554,7 @@ class Gathered:
 
     def __init__(self, source: Source):
         self.source = source
-        self.captions: dict[str, list[str]] = {}
+        self.captions: dict[str, tuple[str, ...]] = {}
         self.splits: dict[str, str] = {}  # as a column tells
         self.skipped: Skipped = defaultdict(list)
 
@@ -581,7 +587,7 @@ class Gathered:
                 self.skipped[reason].append(where if reason == OUTSIDE else f"{name} ({where})")
         split = clean_caption(split).lower()
         for path in paths:
-            self.captions.setdefault(path, []).extend(found)
+            self.captions[path] = (*self.captions.get(path, ()), *found)
             if path not in self.splits and split:
                 self.splits[path] = SPLITS.get(split, split)
 
@@ -594,7 +600,7 @@ class Gathered:
         while self.captions:  # emptied meanwhile: two lists of millions would fill the memory
             path, captions = self.captions.popitem()
             split = self.splits.get(path) or split_of_folders(posixpath.dirname(path))
-            records.append(Record(path, tuple(captions), split))
+            records.append(Record(path, captions, split))
         source = self.source
         return Collection(source.name, source.layout, source.place, records, self.skipped)
 

@@ -72,9 +72,8 @@ def rows_of(
             else:
                 skip("entries that are no JSON objects", f"{name}, entry {i}")
         return
-    text = read_text(place, name)
     if name.lower().endswith(".jsonl"):
-        for number, line in enumerate(text.split("\n"), start=1):
+        for number, line in enumerate(lines_one_by_one(place, name), start=1):
             if not line.strip():
                 continue
             try:
@@ -87,11 +86,25 @@ def rows_of(
                 reason = NOT_UTF8 if BROKEN.search(line) else NO_OBJECT
                 skip(reason, f"{name}, line {number}")
         return
+    text = read_text(place, name)
     for where, row in csv_rows(text.replace("\0", " "), name):
         if row is None:
             skip(MORE_CELLS, where)
         else:
             yield where, row
+
+
+def lines_one_by_one(place: Place, name: str) -> Iterator[str]:
+    """The same as the lines of `read_text`, of files that may be larger than the memory."""
+    try:
+        with place.open(name) as file:
+            encoding = "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+            file.seek(0)
+            errors = "surrogateescape" if encoding == "utf-8-sig" else "replace"
+            for line in io.TextIOWrapper(file, encoding, errors, newline="\n"):
+                yield line.replace("\ufffd", "\udcff") if errors == "replace" else line
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error}") from None
 
 
 def csv_rows(text: str, name: str) -> Iterator[tuple[str, dict | None]]:

@@ -101,10 +101,11 @@ def make_folders(folder: Path, num: int) -> None:
 
 def measure(data: Path, cache: Path, step: str) -> dict:
     """One step, in this process; seconds since torch and the rest were imported."""
+    import torch
+
     from cache import open_index
     from dataset import CaptionedImages
     from layouts import DataConfig
-    from train import permutation
 
     began = time.monotonic()
     if step == "index":
@@ -115,7 +116,7 @@ def measure(data: Path, cache: Path, step: str) -> dict:
         dataset = CaptionedImages(data, image_size=32, cache_dir=cache, **options)
         dataset.batch([0])
         found = {"seconds": time.monotonic() - began}
-        order = permutation(len(dataset), 0, 0)
+        order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
         began = time.monotonic()
         for i in range(BATCHES):
             dataset.batch(order[64 * i : 64 * (i + 1)])
