@@ -8,6 +8,7 @@ read again, and of the pictures those that changed. Each is written under anothe
 when it is whole, by one process at a time.
 """
 
+import gc
 import hashlib
 import json
 import os
@@ -100,18 +101,21 @@ def scenes_stamp() -> int:
     return hash_of(Path(scenes.__file__).read_text())
 
 
+def row_of(collection: Collection, record: Record, start: int, splits: list[str]) -> tuple:
+    """What ROW holds; the name of a new split is added to `splits`."""
+    split = record.split or ""
+    if split not in splits:
+        splits.append(split)
+    key = hash_of(record.path, stamp_of(collection, record), record.span, record.box)
+    counts = (splits.index(split), len(record.captions), record.repeats)
+    return (start, key, hash_of(record.path), hash_of(*record.captions), *counts)
+
+
 def describe(collection: Collection) -> tuple[Rows, list[str]]:
-    """A row for each record, and the names of the splits that they count; `start` is left at 0."""
-    splits, rows = [""], np.zeros(len(collection.records), ROW)
-    for i, record in enumerate(collection.records):
-        split = record.split or ""
-        if split not in splits:
-            splits.append(split)
-        key = hash_of(record.path, stamp_of(collection, record), record.span, record.box)
-        captions = hash_of(*record.captions)
-        counts = (splits.index(split), len(record.captions), record.repeats)
-        rows[i] = (0, key, hash_of(record.path), captions, *counts)
-    return rows, splits
+    """A row for each record, and the names of the splits that they count; no lines, no `start`."""
+    splits = [""]
+    rows = [row_of(collection, record, 0, splits) for record in collection.records]
+    return np.array(rows, ROW), splits
 
 
 def open_index(path: Path, config: DataConfig, cache_dir: Path) -> tuple[Collection, Rows, list]:
@@ -138,13 +142,18 @@ def open_index(path: Path, config: DataConfig, cache_dir: Path) -> tuple[Collect
         return collection, rows, about["splits"]
 
     def build(unfinished: Path) -> None:
-        collection = read_collection(source)
-        rows, splits = describe(collection)
-        start = 0
+        gc.disable()  # it would look at millions of records again and again
+        try:
+            collection = read_collection(source)
+        finally:
+            gc.enable()
+        records, rows = collection.records, np.zeros(len(collection.records), ROW)
+        start, splits = 0, [""]
         with open(unfinished / "records.jsonl", "wb") as file:
-            for i, record in enumerate(collection.records):
-                rows["start"][i] = start
+            for i, record in enumerate(records):
+                rows[i] = row_of(collection, record, start, splits)
                 start += file.write(json.dumps(record).encode() + b"\n")
+                records[i] = None  # from here on, they are read from the disk
         np.save(unfinished / "rows.npy", rows)
         about = {"digest": wanted, "layout": collection.layout, "splits": splits, "bytes": start,
                  "skipped": collection.skipped}  # fmt: skip

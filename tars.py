@@ -73,7 +73,8 @@ def read_shard(path: Path) -> tuple[list[Sample], Skipped]:
                     if member.size > MAX_TEXT:
                         skipped["texts that are too large"].append(name)
                         continue
-                    data = archive.extractfile(member).read()
+                    archive.fileobj.seek(member.offset_data)  # half the time of extractfile
+                    data = archive.fileobj.read(member.size)
                     captions, broken = captions_in(part, data)
                     parts[part] = captions
                     if broken:
