@@ -184,8 +184,8 @@ def main() -> None:
         result[name] = rows
         print(json.dumps(rows, indent=1))
         shutil.rmtree(cache, ignore_errors=True)
-    about["seconds"] = round(time.monotonic() - began)
-    RECORD.write_text(json.dumps(result | {"about": about}, indent=1) + "\n")
+        about["seconds"] = round(time.monotonic() - began)
+        RECORD.write_text(json.dumps(result | {"about": about}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
