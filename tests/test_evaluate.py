@@ -245,6 +245,7 @@ def test_quick_evaluation_writes_numbers_beside_their_controls(evaluated):
         assert (folder / figure).stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_evaluation_does_not_depend_on_the_time_of_day(evaluated, tmp_path, capsys):
     first, second = ({k: v for k, v in result.items() if k != "about"}
                      for result in (evaluated[1], run_evaluate(tmp_path)))  # fmt: skip

@@ -152,7 +152,7 @@ def test_the_summary_counts_words_and_captions_cut(picture_folder, capsys):
     train.main(tiny(picture_folder, images=16))
     printed = capsys.readouterr().out
     assert "60 pictures with 61 captions" in printed and "57 train, 3 validation" in printed
-    assert "vocabulary: 9 words; 1 captions cut to 64 tokens (the longest has 101)" in printed
+    assert "vocabulary: 9 words; 1 of 58 captions cut to 64 tokens (the longest has 101)" in printed
 
 
 def test_gradients_are_clipped(picture_folder, monkeypatch):
