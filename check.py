@@ -3,7 +3,7 @@
     python dataset.py PATH                          a report and a sheet of pictures with captions
     python dataset.py PATH --export jsonl OUT       the same collection in another layout
 
-Exit status: 0 usable, 1 usable with problems, 2 not usable.
+Exit status: 0 usable, 1 usable with problems, 2 not usable, or not to be found out.
 """
 
 import hashlib
@@ -68,10 +68,10 @@ def main(config: CheckConfig) -> None:
     if sum(sizes.values()) < FEW:
         problems.append(f"only {sum(sizes.values()):,} pictures to train and validate with")
     lines += ["problems:", *(f"  {p}" for p in problems)] if problems else ["no problems found"]
+    print("\n".join(lines))
     folder = Path(config.reports) / dataset.collection.name
     save_sheet(folder / "sheet.png", dataset)
     save_report(folder / "report.txt", lines, dataset, files)
-    print("\n".join(lines))
     print(f"see {folder}/sheet.png: do captions and pictures belong together? Every file that was "
           f"skipped is in {folder}/report.txt")  # fmt: skip
     if not all(sizes.values()):

@@ -69,6 +69,7 @@ def run(main: Callable, config_class: type, description: str, presets: dict | No
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
+        print("stopped; repeat the command to go on", file=sys.stderr)
         sys.exit(130)
 
 

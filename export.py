@@ -59,6 +59,9 @@ def main(config: "CheckConfig") -> None:
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     print(f"{num:,} pictures in {out} ({config.export})")
+    if config.export == "tar" and "validation" not in names:
+        print("no picture is told to be for validation: from the shards, others will be drawn for "
+              "it than from here, since that depends on their names")  # fmt: skip
     if collection.skipped:
         print(f"left out: {collection.skipped_line()}")
     if (rows["repeats"] > 1).any():
@@ -79,8 +82,10 @@ def read(collection: Collection, settings: dict | None, kind: str) -> Iterator[S
             if settings is None:
                 with collection.place.open(*span_of(record)) as file:
                     data = file.read()
+                picture = open_picture(io.BytesIO(data))
+                picture.load()  # what is broken is not handed on
                 if not is_picture_name("x" + suffix):  # in tars some are called .img
-                    suffix = "." + open_picture(io.BytesIO(data)).format.lower()
+                    suffix = f".{picture.format.lower()}"
             else:
                 pixels, suffix = decode(collection, settings, i), ".png"
                 if isinstance(pixels, str):

@@ -114,6 +114,16 @@ def test_nothing_is_overwritten_and_nothing_half_written_is_left(flags, tmp_path
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("new")]
 
 
+def test_broken_pictures_are_not_handed_on_but_counted(flags, tmp_path, capsys):
+    (flags / "1" / "v1.5 01.png").write_bytes(b"broken")
+    whole = (flags / "2" / "v1.5 02.png").read_bytes()
+    (flags / "2" / "v1.5 02.png").write_bytes(whole[: len(whole) // 2])
+    for kind in export.WRITERS:
+        write(flags, tmp_path / kind, kind)
+        told = capsys.readouterr().out
+        assert "58 pictures in" in told and "left out: 2 pictures that cannot be read" in told
+
+
 def test_splits_that_a_layout_cannot_tell_are_refused(flags, tmp_path):
     text = (flags / "metadata.jsonl").read_text().replace('"test"', '"unseen"')
     (flags / "metadata.jsonl").write_text(text)
