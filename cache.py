@@ -29,7 +29,7 @@ from files import locked
 from layouts import Collection, DataConfig, Record, Source, find_source, read_collection
 from pictures import BoxOutside, TooLarge, load_picture
 
-INDEX_VERSION = 1  # raise it when the same files would give other records
+INDEX_VERSION = 2  # raise it when the same files would give other records
 PICTURES_VERSION = 2  # raise it when the same file would give other pixels
 UNREADABLE = "files that are no readable pictures"
 ROW = np.dtype([
@@ -64,13 +64,11 @@ class Records(Sequence):
         if not 0 <= i < len(self):
             raise IndexError(i)
         end = self.starts[i + 1] if i + 1 < len(self) else len(self.lines)
-        return record_of(self.lines[self.starts[i] : end].tobytes())
-
-
-def record_of(line: bytes) -> Record:
-    """A line of records.jsonl."""
-    path, captions, split, span, box, repeats = json.loads(line)
-    return Record(path, tuple(captions), split, span and tuple(span), box and tuple(box), repeats)
+        line = json.loads(self.lines[self.starts[i] : end].tobytes())
+        path, captions, split, span, box, repeats = line
+        return Record(
+            path, tuple(captions), split, span and tuple(span), box and tuple(box), repeats
+        )
 
 
 def hash_of(*values: object) -> int:
@@ -168,7 +166,8 @@ def digest(source: Source) -> str:
     content.update(repr((INDEX_VERSION, source.layout, source.entry)).encode())
     for place in {id(p): p for p in (source.texts, source.place)}.values():
         names = place.files or {source.entry: place.stamp(source.entry)}
-        content.update(json.dumps(list(names.items())).encode())
+        content.update("\0".join([*names, ""]).encode(errors="surrogateescape"))
+        content.update(np.fromiter(names.values(), np.int64, len(names)).tobytes())
     return content.hexdigest()
 
 

@@ -169,28 +169,27 @@ def about_captions(dataset: CaptionedImages, files: list[File], config: CheckCon
 
 
 def about_duplicates(dataset: CaptionedImages, files: list[File], config: CheckConfig) -> Told:
-    groups = duplicates(files)
-    several = [group for group in groups.values() if len(group) > 1]
+    several = duplicates(files)
     if not several:
         return ["duplicates: no picture is there twice"], []
-    path = dataset.collection.records
-    example = " = ".join(path[i].path for i in several[0][:2])
+    records = dataset.collection.records
+    example = " = ".join(records[i].path for i in several[0][:2])
     lines = [f"duplicates: {len(several):,} pictures are there more than once (e.g. {example})"]
     split_of = {int(i): name for name, numbers in dataset.splits.items() for i in numbers}
     leaks = [g for g in several if {"train"} < {split_of[i] for i in g}]
     if not leaks:
         return lines, []
-    example = " = ".join(path[i].path for i in leaks[0][:2])
+    example = " = ".join(records[i].path for i in leaks[0][:2])
     return lines, [f"{len(leaks):,} pictures are in training and in another split (e.g. {example}),"
                    " of which measures will be too good"]  # fmt: skip
 
 
-def duplicates(files: list[File]) -> dict[bytes, list[int]]:
-    """Digest -> numbers of the records that hold the same bytes."""
+def duplicates(files: list[File]) -> list[list[int]]:
+    """The numbers of records that hold the same bytes, where there are several."""
     groups = defaultdict(list)
     for file in files:
         groups[file.digest].append(file.number)
-    return groups
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def save_sheet(path: Path, dataset: CaptionedImages) -> None:
@@ -207,8 +206,7 @@ def save_report(path: Path, told: list[str], dataset: CaptionedImages, files: li
     lines = list(told)
     for reason, found in dataset.collection.skipped.items():
         lines += ["", f"{len(found):,} {reason}:", *(f"  {name}" for name in found)]
-    several = [group for group in duplicates(files).values() if len(group) > 1]
-    if several:
+    if several := duplicates(files):
         records = dataset.collection.records
         lines += ["", "the same picture:"]
         lines += ["  " + " = ".join(records[i].path for i in group) for group in several]

@@ -43,8 +43,18 @@ def load(path: Path, repair: bool = False) -> dict:
     repair: put the one before in the place of the damaged one, so that the next save keeps it; for
     the process that writes them.
     """
+    state, found = load_whole(path)
+    if repair and found != path:
+        if path.exists():
+            os.replace(path, path.with_suffix(f".damaged{path.suffix}"))
+        os.replace(found, path)
+    return state
+
+
+def load_whole(path: Path) -> tuple[dict, Path]:
+    """The same, and the file that it comes from."""
     try:
-        return _read(path)
+        return _read(path), path
     except Damaged as error:
         if not previous(path).exists():
             raise
@@ -56,11 +66,7 @@ def load(path: Path, repair: bool = False) -> dict:
                 "some behind), or remove both"
             ) from None
         print(f"{error}; going on with the one before, {previous(path)}")
-        if repair:
-            if path.exists():
-                os.replace(path, path.with_suffix(f".damaged{path.suffix}"))
-            os.replace(previous(path), path)
-        return state
+        return state, previous(path)
 
 
 def _read(path: Path) -> dict:

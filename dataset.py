@@ -142,8 +142,16 @@ class CaptionedImages(Dataset):
         if isinstance(self.pictures, Streamed):
             pixels = self.pictures.decoded(numbers)
             for n, picture in enumerate(pixels):
+                tried = 0
                 while isinstance(picture, str):  # the next one stands in for what cannot be read
-                    self._tell_unreadable(numbers[n], picture)
+                    if numbers[n] not in self.replaced:
+                        self.replaced.add(numbers[n])
+                        path = self.collection.records[numbers[n]].path
+                        self.collection.skipped[picture].append(path)
+                    tried += 1
+                    if tried > len(self):
+                        told = self.collection.skipped_line()
+                        raise UserError(f"none of the pictures can be read: {told}")
                     after = int(np.searchsorted(self.indices, numbers[n], side="right"))
                     numbers[n] = int(self.indices[after % len(self)])
                     (picture,) = self.pictures.decoded([numbers[n]])
@@ -153,14 +161,6 @@ class CaptionedImages(Dataset):
             pictures = self.pictures[numbers]  # a copy
         self.seconds_waited += time.monotonic() - began
         return pictures, [self.collection.records[i] for i in numbers]
-
-    def _tell_unreadable(self, number: int, reason: str) -> None:
-        if number in self.replaced:
-            return
-        self.replaced.add(number)
-        self.collection.skipped[reason].append(self.collection.records[number].path)
-        if len(self.replaced) >= len(self) and self.replaced >= set(self.indices.tolist()):
-            raise UserError(f"none of the pictures can be read: {self.collection.skipped_line()}")
 
     def captions(self, limit: int | None = None) -> list[str]:
         """All captions of this split; with a limit, those of so many pictures, evenly spread."""

@@ -521,8 +521,7 @@ def main(config: EvaluateConfig) -> dict:
     """Measure, write evaluation.json and the figures, print a table; returns what was written."""
     began, device = time.monotonic(), choose_device(config.device)
     about = provenance(device)  # before what is written here changes the tree
-    path = checkpoint.find_weights(config.model)
-    state = checkpoint.load(path)
+    state, path = checkpoint.load_whole(checkpoint.find_weights(config.model))
     model = checkpoint.model_of(state, path).to(device)
     settings = trained_with(state, path, config)
     size = model.config.image_size

@@ -75,7 +75,8 @@ def read(collection: Collection, settings: dict | None, kind: str) -> Iterator[S
     same, whatever their suffix."""
     used = set()
     for i, record in enumerate(tqdm(collection.records, "exporting", unit="img")):
-        stem, suffix = posixpath.splitext(record.path)
+        path = record.path.encode(errors="surrogateescape").decode(errors="replace")
+        stem, suffix = posixpath.splitext(path)
         if record.span:  # without the name of its tar
             stem = stem.removeprefix(record.span[0] + "/")
         try:
@@ -118,7 +119,7 @@ def with_split(stem: str, split: str | None, kind: str) -> str:
 
 def write_jsonl(out: Path, samples: Iterator[Sample]) -> int:
     num = 0
-    with open(out / "metadata.jsonl", "w", encoding="utf-8", errors="surrogateescape") as file:
+    with open(out / "metadata.jsonl", "w", encoding="utf-8") as file:
         for path, data, record in samples:
             write(out, path, data)
             split = {"split": record.split} if record.split else {}

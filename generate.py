@@ -64,7 +64,11 @@ def read_prompts(config: GenerateConfig) -> list[str]:
         if config.input_file == "-":
             content = sys.stdin.buffer.read()
         else:
-            content = Path(config.input_file).read_bytes()
+            try:
+                content = Path(config.input_file).read_bytes()
+            except OSError as error:
+                told = f"--input-file {config.input_file} cannot be read: {error.strerror}"
+                raise UserError(told) from None
         lines = content.decode("utf-8-sig", errors="replace").split("\n")
         prompts += [line.strip() for line in lines if line.strip()]
     if not prompts:
@@ -115,8 +119,8 @@ def save_picture(picture: Image.Image, path: Path) -> None:
 
 def main(config: GenerateConfig) -> list[Path]:
     """Draw and write the pictures; returns where."""
-    prompts, path = read_prompts(config), checkpoint.find_weights(config.model)
-    state = checkpoint.load(path)
+    prompts = read_prompts(config)
+    state, path = checkpoint.load_whole(checkpoint.find_weights(config.model))
     model = checkpoint.model_of(state, path).to(choose_device(config.device))
     print(f"weights: {path}{checkpoint.progress(state)}")
     tell_what_is_not_drawn(model, prompts)

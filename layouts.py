@@ -19,6 +19,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ from places import MISSING, OUTSIDE, Folder, Place, Skipped, Zip
 from tars import NO_CAPTION, NO_PICTURE, Sample, read_shard
 from texts import (
     BROKEN,
+    CAPTION_COLUMNS,
     NOT_UTF8,
     PATH_COLUMNS,
     caption_cell,
@@ -49,6 +51,8 @@ TEXT_SUFFIXES = (".txt", ".caption")  # of sidecars; the first is read where bot
 SPLITS = {"train": "train", "training": "train", "restval": "train", "test": "test",
           "testing": "test", "eval": "test", "evaluation": "test", "validation": "validation",
           "valid": "validation", "val": "validation", "dev": "validation"}  # fmt: skip
+# What COCO's annotations and Karpathy's are called, where they lie at the top or in annotations/.
+ANNOTATIONS = re.compile(r"((.*/)?annotations/)?(captions|dataset)_[^/]+\.json", re.IGNORECASE)
 REPEATED = re.compile(r"([1-9]\d{0,2})_(\S.*)")  # kohya's name of a folder
 
 
@@ -149,17 +153,28 @@ def read_collection(source: Source) -> Collection:
         for reason, found in place.skipped.items():
             collection.skipped[reason] += found
     if not collection.records:
-        files = source.place.files
-        seen = Counter(posixpath.splitext(name)[1].lower() or "no suffix" for name in files)
-        what = ", ".join(f"{n:,} x {suffix}" for suffix, n in seen.most_common(5)) or "nothing"
-        raise UserError(
-            f"no captioned pictures in {source.texts.root} ({source.layout}; it holds {what}; "
-            f"skipped: {collection.skipped_line()}); put a "
-            'metadata.jsonl with lines like {"file_name": "1.png", "text": "a red bird"} there, or '
-            "a .txt with the same name beside each picture; or take names of folders or files as "
-            "captions: --caption-from dirname or filename"
-        )
+        raise nothing_found(source, collection)
     return collection
+
+
+def nothing_found(source: Source, collection: Collection) -> UserError:
+    """What there is, why none of it is a captioned picture, and what to do."""
+    if source.layout == "table":
+        return UserError(
+            f"no captioned pictures in {source.texts.root / source.entry} (skipped: "
+            f"{collection.skipped_line()}); a table needs a column with paths ("
+            f"{', '.join(PATH_COLUMNS)}) and one with captions ({', '.join(CAPTION_COLUMNS)})"
+        )
+    files = source.place.files
+    seen = Counter(posixpath.splitext(name)[1].lower() or "no suffix" for name in files)
+    what = ", ".join(f"{n:,} x {suffix}" for suffix, n in seen.most_common(5)) or "nothing"
+    return UserError(
+        f"no captioned pictures in {source.texts.root} ({source.layout}; it holds {what}; "
+        f"skipped: {collection.skipped_line()}); put a "
+        'metadata.jsonl with lines like {"file_name": "1.png", "text": "a red bird"} there, or '
+        "a .txt with the same name beside each picture; or take names of folders or files as "
+        "captions: --caption-from dirname or filename"
+    )
 
 
 def find_source(path: Path, config: DataConfig) -> Source:
@@ -199,8 +214,12 @@ def find_source(path: Path, config: DataConfig) -> Source:
 
 def detect(texts: Place, entry: str, config: DataConfig) -> tuple[str, str]:
     """(layout, the file that it begins with or ""). Raises UserError for two kinds of metadata."""
-    names = [entry] if entry else list(texts.files)
-    tops = {n.split("/")[0] for n in names}  # one of them: a zip of a folder
+    pictures: list[str] = []
+    names: list[str] = []  # of other files
+    for name in [entry] if entry else texts.files:
+        (pictures if is_picture_name(name) else names).append(name)
+    folders = {n.rpartition("/")[0] for n in chain(pictures, names)}
+    tops = {f.partition("/")[0] for f in folders}  # one of them: a zip of a folder
     base = f"{next(iter(tops))}/" if len(tops) == 1 else ""
     top = [n for n in names if n.lower().endswith(TABLE_SUFFIXES)
            and (entry or "/" not in n.removeprefix(base))]  # fmt: skip
@@ -208,18 +227,17 @@ def detect(texts: Place, entry: str, config: DataConfig) -> tuple[str, str]:
         n for n in names if n.lower().endswith(".json") and is_coco(texts, n, bool(entry))
     ]
     metadata = [n for n in names if posixpath.basename(n) in METADATA_NAMES]
-    folders = {part for n in names for part in n.split("/")[:-1][:2]}
+    outer = {part for f in folders for part in f.split("/")[:2]}
     found = {
         "names": bool(config.caption_from),
         "webdataset": isinstance(texts, Folder) and any(n.lower().endswith(TARS) for n in names),
         "coco": bool(annotations),
         "imagefolder": bool(metadata) and not entry,
-        "c10": "text_c10" in folders
-        or ("text" in folders and bool(folders & {"CUB_200_2011", "images", "jpg"})),
+        "c10": "text_c10" in outer
+        or ("text" in outer and bool(outer & {"CUB_200_2011", "images", "jpg"})),
     }
     layout = next((layout for layout, is_there in found.items() if is_there), "")
     if not layout:
-        pictures = [n for n in names if is_picture_name(n)]
         stems = {posixpath.splitext(n)[0] for n in pictures}
         has_texts = any(
             n.lower().endswith(TEXT_SUFFIXES) and posixpath.splitext(n)[0] in stems for n in names
@@ -256,14 +274,14 @@ def read_imagefolder(source: Source) -> Collection:
     for metadata in source.texts.files:
         if posixpath.basename(metadata) not in METADATA_NAMES:
             continue
-        folder = posixpath.dirname(metadata)
+        folders = (posixpath.dirname(metadata),)
         for where, row in rows_of(source.texts, metadata, gathered.skip):
             names = [name for column, cell in row.items()
                      if re.fullmatch(r"(.+_)?file_names?", column)
                      for name in (cell if isinstance(cell, list) else [cell])]  # fmt: skip
             if "file_name" in row:
                 names = [row["file_name"]]
-            gathered.add_row(where, folder, names, caption_cell(row), row.get("split"))
+            gathered.add_row(where, folders, names, caption_cell(row), row.get("split"))
     return gathered.collection()
 
 
@@ -295,6 +313,9 @@ def read_coco(source: Source) -> Collection:
     ]  # fmt: skip
     for name in files:
         data = load_json(source.texts, name)
+        if not isinstance(data, dict) or not isinstance(data.get("images"), list):
+            gathered.skip("annotations without a list of images", name)
+            continue
         part = posixpath.splitext(posixpath.basename(name))[0].split("_")[-1]  # train2014
         split = SPLITS.get(part.rstrip("0123456789").lower())
         folders = (part, f"images/{part}", "images", "")
@@ -562,10 +583,10 @@ class Gathered:
         self.skipped[reason].append(where)
 
     def add_row(
-        self, where: str, folder: str | tuple[str, ...], names: list, cell: object, split: object
+        self, where: str, folders: tuple[str, ...], names: list, cell: object, split: object
     ) -> None:
-        """The pictures `names`, seen from `folder` (the first of them that has it), get the
-        captions in `cell`, a string or a list."""
+        """The pictures `names`, seen from the first of `folders` that has them, get the captions in
+        `cell`, a string or a list."""
         texts = cell if isinstance(cell, list) else [cell]
         told = [text for text in texts if isinstance(text, str)]
         if any(BROKEN.search(text) for text in (*told, *filter(is_text, names))):
@@ -578,7 +599,6 @@ class Gathered:
             return self.skip("rows without a caption", where)
         paths = []
         for name in names:
-            folders = (folder,) if isinstance(folder, str) else folder
             looked = [self.source.place.find(f, name) for f in folders]
             path, reason = next((found for found in looked if found[0]), looked[0])
             if path:
@@ -593,29 +613,34 @@ class Gathered:
 
     def collection(self) -> Collection:
         """All of them, and the pictures that no row names counted."""
-        for name in filter(is_picture_name, self.source.place.files):
-            if self.source.whole and name not in self.captions:
-                self.skipped[NO_CAPTION].append(name)
         records: list[Record] = []
-        while self.captions:  # emptied meanwhile: two lists of millions would fill the memory
-            path, captions = self.captions.popitem()
-            split = self.splits.get(path) or split_of_folders(posixpath.dirname(path))
-            records.append(Record(path, captions, split))
         source = self.source
+        # The names of the place come first, and what is taken over is removed: two lists of
+        # millions, or their paths twice, would fill the memory.
+        for path in chain(source.place.files, list(self.captions.keys() - source.place.files)):
+            captions = self.captions.pop(path, ())
+            if captions:
+                split = self.splits.get(path) or split_of_folders(posixpath.dirname(path))
+                records.append(Record(path, captions, split))
+            elif source.whole and is_picture_name(path):
+                self.skipped[NO_CAPTION].append(path)
         return Collection(source.name, source.layout, source.place, records, self.skipped)
 
 
 def is_coco(place: Place, name: str, asked: bool) -> bool:
-    """Whether a json holds images and annotations; looked at if asked for, or called like those."""
-    parts = name.split("/")
-    likely = len(parts) == 1 or "annotations" in parts
-    if not asked and not (likely and re.fullmatch(r"(captions|dataset)_.+\.json", parts[-1])):
-        return False
+    """Whether a json holds images and their annotations. Only what is asked for is read whole; in a
+    folder the name and the beginning of a file, which may be large, tell."""
     try:
-        data = load_json(place, name)
-    except UserError:
+        if asked:
+            data = load_json(place, name)
+            return isinstance(data, dict) and isinstance(data.get("images"), list)
+        if not ANNOTATIONS.fullmatch(name):
+            return False
+        with place.open(name) as file:
+            beginning = file.read(4096)
+        return b'"images"' in beginning or b'"annotations"' in beginning
+    except (UserError, OSError):
         return False
-    return isinstance(data, dict) and isinstance(data.get("images"), list)
 
 
 def folder_name(path: str) -> str:

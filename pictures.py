@@ -1,6 +1,5 @@
 """How does a picture file of any kind become RGB pixels?"""
 
-import os
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
@@ -8,10 +7,10 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
-PICTURE_SUFFIXES = {
+PICTURE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".apng",
     ".ppm", ".pgm", ".tga", ".avif",
-}  # fmt: skip
+)  # fmt: skip
 # Of the formats that Pillow knows, those of pictures; some others start programs (EPS).
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "AVIF")
 RESIZE_FILTERS = {"lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST}
@@ -105,4 +104,4 @@ def crop_around(picture: Image.Image, box: Box) -> Image.Image:
 
 
 def is_picture_name(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
+    return name[-5:].lower().endswith(PICTURE_SUFFIXES)

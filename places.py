@@ -12,9 +12,9 @@ import unicodedata
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import cached_property, lru_cache
 from io import BytesIO
+from operator import attrgetter
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,7 +34,8 @@ Skipped = dict[str, list[str]]  # reason -> what was left out for it
 class Place:
     """Files below a root, without the litter of operating systems.
 
-    files: their names, sorted, each with a number that changes when the file does.
+    files: their names, in the same order each time, each with a number that changes when the file
+    does.
     skipped: what is there and cannot be used.
     """
 
@@ -78,11 +79,11 @@ class Folder(Place):
         super().__init__(root)
         self.follow_links = follow_links
         self.newest = 0  # of all times at which a file was changed, in ns
-        self.files = dict(sorted(self._walk())) if listed else {}
+        self.files = dict(self._walk()) if listed else {}
         if abs(time.time_ns() - self.newest) < CLOCK_TICK:
             time.sleep(CLOCK_TICK / 1e9)
             self.skipped.clear()
-            self.files = dict(sorted(self._walk()))
+            self.files = dict(self._walk())
 
     def _walk(self) -> Iterator[tuple[str, int]]:
         folders, links, seen = [""], [], {_identity(self.root)}
@@ -95,22 +96,25 @@ class Folder(Place):
                     continue
                 seen.add(identity)
             try:
-                entries = list(os.scandir(self.root / folder))
+                entries = sorted(os.scandir(self.root / folder), key=attrgetter("name"))
             except OSError as error:
                 self.skipped["folders that cannot be opened"].append(f"{folder} ({error.strerror})")
                 continue
+            above = f"{folder}/" if folder else ""
             for entry in entries:
-                name = f"{folder}/{entry.name}" if folder else entry.name
                 if is_litter(entry.name):
                     continue
-                if entry.is_dir(follow_symlinks=False):
+                name = above + entry.name
+                if entry.is_file(follow_symlinks=False):  # no pipe, which would never end
+                    try:
+                        yield name, self._stamp(entry.stat())
+                    except FileNotFoundError:  # removed since it was listed
+                        continue
+                elif entry.is_dir(follow_symlinks=False):
                     identity = _identity(entry.path) if self.follow_links else None
                     if identity is None or identity not in seen:
                         folders.append(name)
                         seen.add(identity)
-                elif entry.is_file(follow_symlinks=False):  # no pipe, which would never end
-                    with suppress(FileNotFoundError):  # removed since it was listed
-                        yield name, self._stamp(entry.stat())
                 elif not entry.is_symlink():
                     continue
                 elif os.path.isdir(entry.path) and self.follow_links:
@@ -139,8 +143,10 @@ class Folder(Place):
             return 0
 
     def _stamp(self, status: os.stat_result) -> int:
-        self.newest = max(self.newest, status.st_mtime_ns)
-        return stamp(status.st_size, status.st_mtime_ns)
+        changed = status.st_mtime_ns
+        if changed > self.newest:
+            self.newest = changed
+        return hash((status.st_size, changed))  # the same in every process, of numbers
 
     def open(self, name: str, span: tuple[int, int] | None = None) -> BinaryIO:
         file = open(self.root / name, "rb")  # noqa: SIM115 (it is returned)
@@ -167,7 +173,7 @@ class Zip(Place):
                 self.skipped["files that are twice in the zip"].append(info.filename)
             elif not any(map(is_litter, path.split("/"))):
                 self.entries[path] = info
-        self.files = {path: stamp(self.entries[path].file_size, self.entries[path].CRC)
+        self.files = {path: hash((self.entries[path].file_size, self.entries[path].CRC))
                       for path in sorted(self.entries)}  # fmt: skip
 
     def _state(self) -> tuple[int, ...]:
@@ -223,8 +229,3 @@ def _identity(folder: str | Path) -> tuple[int, int]:
 
 def is_litter(name: str) -> bool:
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
-
-
-def stamp(*numbers: int) -> int:
-    """One number of several, the same in every process."""
-    return hash(numbers)

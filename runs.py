@@ -120,7 +120,9 @@ def resume(config: "TrainConfig", folder: Path, fingerprints: dict[str, str]) ->
         check(state, path)
     except (KeyError, TypeError, RuntimeError):  # numbers that are something else
         raise UserError(f"{path} is no checkpoint of train.py") from None
-    old, new = state["config"], asdict(config)
+    # A setting that an older version did not have was what its default does now.
+    defaults = {f.name: f.default for f in dataclasses.fields(config)}
+    old, new = defaults | state["config"], asdict(config)
     told = {n: f"--{n.replace('_', '-')} was {old.get(n)!r}, is {new[n]!r}"
             for n in sorted(new) if repr(old.get(n)) != repr(new[n])}  # fmt: skip
     begun = {"init_from"} if not config.init_from else set()  # only its beginning depends on it

@@ -34,9 +34,16 @@ def read_text(place: Place, name: str, limit: int = MAX_BYTES) -> str:
         raise UserError(f"{name} cannot be read: {error}") from None
     if len(data) > limit:
         raise UserError(f"{name} is larger than {limit:,} bytes")
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16", errors="replace").replace("\ufffd", "\udcff")
-    return data.decode("utf-8-sig", errors="surrogateescape")
+    encoding, errors = encoding_of(data[:2])
+    text = data.decode(encoding, errors)
+    return text.replace("\ufffd", "\udcff") if errors == "replace" else text
+
+
+def encoding_of(first: bytes) -> tuple[str, str]:
+    """How to read a text that begins with these two bytes, and what to do with broken ones."""
+    if first in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16", "replace"
+    return "utf-8-sig", "surrogateescape"
 
 
 def lines_of(place: Place, name: str) -> tuple[tuple[str, ...], str, str]:
@@ -98,9 +105,8 @@ def lines_one_by_one(place: Place, name: str) -> Iterator[str]:
     """The same as the lines of `read_text`, of files that may be larger than the memory."""
     try:
         with place.open(name) as file:
-            encoding = "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+            encoding, errors = encoding_of(file.read(2))
             file.seek(0)
-            errors = "surrogateescape" if encoding == "utf-8-sig" else "replace"
             for line in io.TextIOWrapper(file, encoding, errors, newline="\n"):
                 yield line.replace("\ufffd", "\udcff") if errors == "replace" else line
     except OSError as error:

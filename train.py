@@ -449,7 +449,8 @@ def train(
         print(f"the weights of image {best['images']:,} drew held-out captions best: they are kept")
     if clock == config.images:
         print(f"done: see {folder}/samples and {folder}/loss.png; to draw: python generate.py "
-              '--input "..."; to keep the weights: python save_model.py')  # fmt: skip
+              '--input "..."; to keep the weights: python save_model.py --output '
+              f"{folder.name}.pth")  # fmt: skip
     else:
         command = about["command"]
         if clock == end:

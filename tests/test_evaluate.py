@@ -188,7 +188,7 @@ def test_the_shipped_recogniser_is_right_on_fresh_real_scenes(panel):
         asked = [a | {"named": ["shape", *scenes.NAMEABLE]} for a in asked]
         rates = evaluate.attribute_rates(panel.recogniser, pictures, asked)
         assert rates["all"].mean() >= 0.995
-        rates = evaluate.attribute_rates(panel.recogniser, pictures.roll(1, 0), asked)
+        rates = evaluate.attribute_rates(panel.recogniser, pictures[1:257], asked[:256])
         assert rates["all"].mean() < 0.01
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 
 import numpy as np
@@ -122,6 +123,20 @@ def test_broken_pictures_are_not_handed_on_but_counted(flags, tmp_path, capsys):
         write(flags, tmp_path / kind, kind)
         told = capsys.readouterr().out
         assert "58 pictures in" in told and "left out: 2 pictures that cannot be read" in told
+
+
+def test_names_that_are_not_utf8_are_written_as_names_that_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = os.fsdecode(b"caf\xe9")
+    (tmp_path / "data").mkdir()
+    try:
+        Image.new("RGB", (32, 32)).save(tmp_path / "data" / f"{name}.png")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    (tmp_path / "data" / f"{name}.txt").write_text("a bird")
+    for kind in export.WRITERS:
+        write("data", tmp_path / kind, kind)
+        assert contents(kind) == contents("data"), kind
 
 
 def test_splits_that_a_layout_cannot_tell_are_refused(flags, tmp_path):

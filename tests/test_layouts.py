@@ -476,6 +476,13 @@ def test_long_captions_are_read_whole_up_to_a_limit_of_memory(tmp_path):
     assert captions_of(tmp_path) == {"a.png": (long,)}
 
 
+def test_a_table_without_the_columns_is_told_which_it_needs(tmp_path):
+    touch(tmp_path, "a.png")
+    (tmp_path / "rows.csv").write_text("foo,bar\n1,2\n")
+    with pytest.raises(UserError, match=r"rows\.csv.*1 rows without file_name.*image_path.*prompt"):
+        find_collection(tmp_path / "rows.csv")
+
+
 def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match="nowhere does not exist; --data takes a folder"):
         find_collection(tmp_path / "nowhere")

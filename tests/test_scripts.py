@@ -106,7 +106,18 @@ def test_prompts_are_read_from_standard_input_too(weights, tmp_path):
     assert {p.name for p in Path("generated").iterdir()} == {"red-seed0.png", "star-seed0.png"}
 
 
+def test_the_file_that_is_drawn_from_is_the_one_that_is_named(weights, capsys):
+    state = checkpoint.load(Path(weights))
+    checkpoint.save(state, Path("checkpoint.pth"))
+    checkpoint.save(state, Path("checkpoint.pth"))
+    Path("checkpoint.pth").write_bytes(b"damaged")
+    generate.main(GenerateConfig(["red"], "checkpoint.pth"))
+    assert "weights: checkpoint.previous.pth" in capsys.readouterr().out
+
+
 def test_a_file_without_prompts_is_a_mistake(weights):
+    with pytest.raises(UserError, match="--input-file nowhere.txt cannot be read: No such file"):
+        generate.main(GenerateConfig([], weights, input_file="nowhere.txt"))
     Path("prompts.txt").write_text("\n \n")
     with pytest.raises(UserError, match="prompts.txt holds no caption"):
         generate.main(GenerateConfig(model=weights, input_file="prompts.txt"))

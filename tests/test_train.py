@@ -112,6 +112,18 @@ def test_every_layout_can_be_trained_on(picture_folder, tmp_path, kind):
     assert checkpoint.load(run / "checkpoint.pth")["images_seen"] == 16
 
 
+def test_a_run_of_before_a_setting_was_there_goes_on_with_its_default(picture_folder):
+    run = train.main(tiny(picture_folder, stop_after=48))
+    state = checkpoint.load(run / "checkpoint.pth")
+    for name in ("shuffle_tags", "crop_boxes", "cache"):
+        del state["config"][name]
+    checkpoint.save(state, run / "checkpoint.pth")
+    with pytest.raises(UserError, match="--shuffle-tags was False, is True"):
+        train.main(tiny(picture_folder, shuffle_tags=True))
+    train.main(tiny(picture_folder))
+    assert checkpoint.load(run / "checkpoint.pth")["images_seen"] == 96
+
+
 def test_shuffled_tags_are_the_same_in_another_order(picture_folder):
     rng = torch.Generator().manual_seed(0)
     found = {train.shuffle_tags("1girl, red hair,sky", rng) for _ in range(50)}
@@ -387,7 +399,7 @@ def test_other_settings_are_refused_and_named(picture_folder):
 
 
 def test_a_small_set_is_overfitted(picture_folder):
-    config = tiny(picture_folder, images=6_000, sample_every=6_000, augment=0.0, batch_size=32)
+    config = tiny(picture_folder, images=4_000, sample_every=4_000, augment=0.0, batch_size=32)
     run = train.main(
         dataclasses.replace(config, word_dropout=0.0, caption_dropout=0.0, sharpen=0.0)
     )
