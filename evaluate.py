@@ -532,8 +532,10 @@ def main(config: EvaluateConfig) -> dict:
             f"{config.data} holds {num_held_out} pictures of split {config.split!r}: too few to "
             "measure"
         )
-    at_judges_size = CaptionedImages(config.data or None, image_size=judges.SIDE, **settings)
-    panel = judges.load(at_judges_size, fit=config.fit_judges)
+    for_judges = dataset
+    if size != judges.SIDE:
+        for_judges = CaptionedImages(config.data or None, image_size=judges.SIDE, **settings)
+    panel = judges.load(for_judges, fit=config.fit_judges)
     rows = evaluate(config, model, panel, dataset)
     about |= {"weights": str(path), "split": config.split, "judges": panel.fingerprint}
     about |= {"quick": config.quick}

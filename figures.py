@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 
 from files import write_whole
@@ -65,10 +65,11 @@ def save_loss_curves(path: Path, metrics: list[dict]) -> None:
             if points:
                 axis.plot(*zip(*points, strict=True), label=split)
         axis.set(title=term.replace("_", " "), xlabel="images seen")
+        axis.xaxis.set_major_locator(MaxNLocator(5))
         if positive:
             axis.set_yscale("log")
             axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-            axis.yaxis.set_minor_formatter(NullFormatter())
+            axis.yaxis.set_minor_locator(NullLocator())
         axis.yaxis.set_major_formatter("{x:g}")  # plain text: powers of ten are slow to typeset
         axis.legend(loc="upper right")
     _save(figure, path)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from kills import make_flags, small_config
 
+import figures
 import flow
 import runs
 
@@ -20,9 +21,10 @@ def pytest_configure() -> None:
 def picture_folder(tmp_path, monkeypatch):
     """60 pictures, left half one colour and right half another, in the imagefolder layout; the
     working directory is the temporary one, so that results/ lands there. New runs are of a small
-    model."""
+    model, and leave out the curves, which would take half of their time."""
     monkeypatch.setattr(runs, "ModelConfig", small_config)
     monkeypatch.setattr(flow, "HIDDEN", 32)
+    monkeypatch.setattr(figures, "save_loss_curves", lambda path, metrics: path.touch())
     make_flags(tmp_path / "flags")
     monkeypatch.chdir(tmp_path)
     return tmp_path / "flags"

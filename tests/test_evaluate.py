@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import checkpoint
+import dataset
 import evaluate
 import judges
+import metrics
 import scenes
 from command_line import UserError
 from dataset import CaptionedImages
@@ -184,7 +186,7 @@ def panel():
 
 def test_the_shipped_recogniser_is_right_on_fresh_real_scenes(panel):
     for split in ("validation", "unseen"):
-        pictures, _, asked = judges.render_scenes(9, split, 1_024)
+        pictures, _, asked = judges.render_scenes(9, split, 512)
         asked = [a | {"named": ["shape", *scenes.NAMEABLE]} for a in asked]
         rates = evaluate.attribute_rates(panel.recogniser, pictures, asked)
         assert rates["all"].mean() >= 0.995
@@ -217,7 +219,19 @@ def test_judging_without_judges_says_how_to_fit_them(picture_folder):
 def run_evaluate(folder):
     weights = str(checkpoint.SHIPPED_WEIGHTS)
     config = evaluate.EvaluateConfig(model=weights, quick=True, output=str(folder), device="cpu")
-    return evaluate.main(config)
+    panel = judges.read(next(judges.SHIPPED.glob("scenes-*.pth")))
+    with pytest.MonkeyPatch.context() as patch:  # with fewer scenes and resamples, to be quick
+        patch.chdir(folder)
+        patch.setitem(metrics.bootstrap.__kwdefaults__, "resamples", 50)
+        patch.setitem(dataset.NUM_SCENES, "train", 2_048)
+        patch.setattr(judges, "load", lambda scenes, fit: panel)
+        return evaluate.main(config)
+
+
+@pytest.mark.slow
+def test_judges_of_the_scenes_are_shipped(tmp_path):
+    scenes_of_now = CaptionedImages(cache="off", cache_dir=tmp_path)
+    assert judges.load(scenes_of_now).recogniser is not None
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Protects the command lines: generate.py, save_model.py, and how a user's mistakes are told."""
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -261,10 +262,16 @@ def test_files_that_are_no_weights_are_told_in_one_sentence(weights, make, messa
         ("train.py", "--device", "tpu"),
     ],
 )
-def test_mistakes_end_with_status_2_and_without_a_traceback(tmp_path, arguments):
-    result = script(*arguments, cwd=tmp_path)
-    assert result.returncode == 2
-    assert "error:" in result.stderr and "Traceback" not in result.stderr
+def test_mistakes_end_with_status_2_and_without_a_traceback(
+    tmp_path, arguments, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", list(arguments))
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
+    assert stop.value.code == 2
+    told = capsys.readouterr().err
+    assert "error:" in told and "Traceback" not in told
     assert not list(tmp_path.iterdir())
 
 

@@ -8,8 +8,10 @@ import shutil
 import signal
 import types
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import check
 import checkpoint
@@ -18,6 +20,7 @@ import export
 import files
 import train
 from command_line import UserError, choose_precision, parse_flags
+from figures import save_loss_curves
 from model import TextToImageModel, from_uint8, to_uint8
 from tokenizer import SPECIAL_TOKENS, Tokenizer
 from train import PRESETS, TrainConfig
@@ -71,6 +74,19 @@ def test_a_run_leaves_all_that_it_promises(picture_folder):
     config = json.loads((run / "config.json").read_text())
     assert config["train"]["batch_size"] == 16 and config["model"]["image_size"] == 32
     assert config.keys() >= {"command", "commit", "hardware", "versions"}
+
+
+def test_the_curves_of_a_run_are_drawn(picture_folder):
+    run = train.main(tiny(picture_folder))
+    lines = losses_of(run)
+    save_loss_curves(run / "loss.png", lines)
+    terms = {name for line in lines for name in line if name.endswith(("_loss", "_score"))}
+    with Image.open(run / "loss.png") as figure:
+        pixels = np.asarray(figure.convert("RGB"))
+    panels = np.array_split(pixels, len(terms), axis=1)
+    assert pixels.shape[:2] == (350, 500 * len(terms))
+    for panel in panels:  # blue: the curve of the training or, if there is none, of the validation
+        assert (abs(panel - np.array([31, 119, 180])).sum(axis=2) < 30).sum() > 50
 
 
 def test_same_seed_same_bits_and_another_seed_others(picture_folder):
@@ -399,10 +415,9 @@ def test_other_settings_are_refused_and_named(picture_folder):
 
 
 def test_a_small_set_is_overfitted(picture_folder):
-    config = tiny(picture_folder, images=4_000, sample_every=4_000, augment=0.0, batch_size=32)
-    run = train.main(
-        dataclasses.replace(config, word_dropout=0.0, caption_dropout=0.0, sharpen=0.0)
-    )
+    settings = {"images": 3_000, "sample_every": 3_000, "batch_size": 32, "noise_dim": 0}
+    off = dict.fromkeys(("augment", "word_dropout", "caption_dropout", "sharpen"), 0.0)
+    run = train.main(tiny(picture_folder, **settings, **off))
     model = checkpoint.load_model(run / "checkpoint.pth")
     pictures = to_uint8(model.draw(["red and then blue", "blue and then red"], [0, 0])).float()
     left, right = pictures[..., 4:12].mean(dim=(2, 3)), pictures[..., 20:28].mean(dim=(2, 3))
@@ -586,12 +601,14 @@ def test_overfitting_is_told_and_the_best_weights_are_drawn_from(
     assert not torch.equal(weights_of(run, "ema")["to_layers.bias"], after_128["to_layers.bias"])
 
 
-@pytest.mark.parametrize("name", ["COLOUR_WEIGHT", "LATENT_RAMP", "SHARPEN_RAMP"])
-def test_each_term_changes_what_is_learnt(picture_folder, monkeypatch, name):
+def test_each_term_changes_what_is_learnt(picture_folder, monkeypatch):
     one = weights_of(train.main(tiny(picture_folder, run="one")))
-    monkeypatch.setattr(train, name, 9.0 if name == "COLOUR_WEIGHT" else (0.9, 1.0))
-    other = weights_of(train.main(tiny(picture_folder, run="other")))
-    assert any(not torch.equal(w, other[n]) for n, w in one.items() if not n.startswith("flow"))
+    for name in ("COLOUR_WEIGHT", "LATENT_RAMP", "SHARPEN_RAMP"):
+        with monkeypatch.context() as patch:
+            patch.setattr(train, name, 9.0 if name == "COLOUR_WEIGHT" else (0.9, 1.0))
+            other = weights_of(train.main(tiny(picture_folder, run=name)))
+        differing = [n for n, w in one.items() if not torch.equal(w, other[n])]
+        assert any(not n.startswith("flow") for n in differing), name
 
 
 def test_the_flow_learns_from_latents_and_leaves_them_alone(picture_folder, monkeypatch):
