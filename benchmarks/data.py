@@ -32,24 +32,8 @@ SIDE = 48  # of the pictures
 PATTERNS = 256  # different pictures
 BATCHES = 100  # whose reading is timed
 TRAINED = 1_280  # images of the run whose waiting is measured
-WORDS = [
-    "red",
-    "green",
-    "blue",
-    "small",
-    "big",
-    "old",
-    "new",
-    "round",
-    "flat",
-    "tall",
-    "bird",
-    "boat",
-    "house",
-    "tree",
-    "cup",
-    "hat",
-]
+WORDS = ["red", "green", "blue", "small", "big", "old", "new", "round", "flat", "tall", "bird",
+         "boat", "house", "tree", "cup", "hat"]  # fmt: skip
 
 
 def pictures() -> list[bytes]:
