@@ -46,7 +46,9 @@ def load(path: Path, repair: bool = False) -> dict:
     state, found = load_whole(path)
     if repair and found != path:
         if path.exists():
-            os.replace(path, path.with_suffix(f".damaged{path.suffix}"))
+            kept = path.with_suffix(f".damaged{path.suffix}")
+            os.replace(path, kept)
+            print(f"the damaged one is now {kept}")
         os.replace(found, path)
     return state
 

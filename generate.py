@@ -56,8 +56,8 @@ class GenerateConfig:
 def read_prompts(config: GenerateConfig) -> list[str]:
     """All prompts, each once, in their order; empty lines of the file do not count.
 
-    Bytes that are no UTF-8 text become the replacement character. Raises UserError where the file
-    holds no prompt.
+    Bytes that are no UTF-8 text become the replacement character. What is not drawn as it stands is
+    told. Raises UserError where the file cannot be read or holds no prompt.
     """
     prompts = list(config.input)
     if config.input_file:
@@ -71,9 +71,14 @@ def read_prompts(config: GenerateConfig) -> list[str]:
                 raise UserError(told) from None
         lines = content.decode("utf-8-sig", errors="replace").split("\n")
         prompts += [line.strip() for line in lines if line.strip()]
+        if broken := sum("\ufffd" in line for line in lines):
+            print(f"{broken:,} lines are no UTF-8 text; what is broken in them counts as unknown")
     if not prompts:
         raise UserError(f"{config.input_file} holds no caption; write one on each line")
-    return list(dict.fromkeys(prompts))
+    once = list(dict.fromkeys(prompts))
+    if len(once) < len(prompts):
+        print(f"{len(prompts) - len(once):,} captions repeat others, which are drawn once")
+    return once
 
 
 def file_name(prompt: str, seed: int) -> str:

@@ -200,7 +200,8 @@ def opened_zip(path: Path, *state: int) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise UserError(f"{path} cannot be read as a zip: {error}") from None
+        told = f"{path} cannot be read as a zip, it is damaged, cut short or none: {error}"
+        raise UserError(told) from None
 
 
 def join(folder: str, name: str) -> str | None:

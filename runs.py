@@ -127,8 +127,10 @@ def resume(config: "TrainConfig", folder: Path, fingerprints: dict[str, str]) ->
             for n in sorted(new) if repr(old.get(n)) != repr(new[n])}  # fmt: skip
     begun = {"init_from"} if not config.init_from else set()  # only its beginning depends on it
     refused = [told[n] for n in told if n not in FREE_TO_CHANGE | begun]
+    was, now = (c["data"] or "the scenes" for c in (old, new))
+    differ = "have changed" if was == now else f"are not those of {was}"
     refused += [
-        f"the {split} pictures or captions of {config.data or 'the scenes'} have changed"
+        f"the {split} pictures or captions of {now} {differ}"
         for split in fingerprints
         if state["data"].get(split) != fingerprints[split]
     ]

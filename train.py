@@ -42,7 +42,7 @@ from layouts import DataConfig, reading
 from losses import colour_loss, kl_divergence, regression_loss, sliced_wasserstein_loss
 from metrics import validate
 from model import IMAGE_SIZES, TEXT_ENCODERS, TextToImageModel, compose, to_uint8
-from tokenizer import PAD, START, UNKNOWN, split_words
+from tokenizer import PAD, SPECIAL_TOKENS, START, UNKNOWN, split_words
 
 WARM_UP = 3_000  # images over which the learning rate rises; at most a tenth of the run
 FINAL_LR = 0.03  # share of the learning rate that the cosine ends on
@@ -220,10 +220,11 @@ def describe(config: TrainConfig, model: TextToImageModel, dataset: CaptionedIma
     lengths = [len(model.tokenizer.encode(caption)) for caption in captions]
     limit = model.config.max_tokens
     num_cut = sum(length > limit for length in lengths)
+    num_words = len(model.tokenizer) - len(SPECIAL_TOKENS)
     return (
         f"{dataset.summary()}\n"
-        f"  vocabulary: {len(model.tokenizer):,} words; {num_cut:,} of {len(captions):,} captions "
-        f"cut to {limit} tokens (the longest has {max(lengths)})\n"
+        f"  vocabulary: {num_words:,} words; {num_cut:,} of {len(captions):,} captions cut to "
+        f"{limit} tokens (the longest has {max(lengths)})\n"
         f"model: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
         f"{config.image_size} px"
     )

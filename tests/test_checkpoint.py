@@ -103,7 +103,8 @@ def test_going_on_after_damage_keeps_the_good_checkpoint(tmp_path, capsys):
     checkpoint.save({"number": 2}, path)
     path.write_bytes(path.read_bytes()[:-10])
     assert checkpoint.load(path, repair=True) == {"number": 1}
-    assert "is damaged" in capsys.readouterr().out and not previous(path).exists()
+    told = capsys.readouterr().out
+    assert "is damaged" in told and "is now " in told and not previous(path).exists()
     assert path.with_name("checkpoint.damaged.pth").exists()
     checkpoint.save({"number": 3}, path)
     assert checkpoint.load(previous(path)) == {"number": 1}

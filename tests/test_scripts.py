@@ -107,6 +107,14 @@ def test_prompts_are_read_from_standard_input_too(weights, tmp_path):
     assert {p.name for p in Path("generated").iterdir()} == {"red-seed0.png", "star-seed0.png"}
 
 
+def test_captions_that_repeat_others_or_are_no_text_are_told(weights, capsys):
+    Path("prompts.txt").write_bytes(b"red\nstar\nred\n\xff circle\n")
+    paths = generate.main(GenerateConfig(model=weights, input_file="prompts.txt"))
+    told = capsys.readouterr().out
+    assert len(paths) == 3 and "1 captions repeat others, which are drawn once" in told
+    assert "1 lines are no UTF-8 text" in told
+
+
 def test_the_file_that_is_drawn_from_is_the_one_that_is_named(weights, capsys):
     state = checkpoint.load(Path(weights))
     checkpoint.save(state, Path("checkpoint.pth"))

@@ -11,6 +11,7 @@ import types
 import numpy as np
 import pytest
 import torch
+from kills import make_flags
 from PIL import Image
 
 import check
@@ -180,7 +181,7 @@ def test_the_summary_counts_words_and_captions_cut(picture_folder, capsys):
     train.main(tiny(picture_folder, images=16))
     printed = capsys.readouterr().out
     assert "60 pictures with 61 captions" in printed and "57 train, 3 validation" in printed
-    assert "vocabulary: 9 words; 1 of 58 captions cut to 64 tokens (the longest has 101)" in printed
+    assert "vocabulary: 6 words; 1 of 58 captions cut to 64 tokens (the longest has 101)" in printed
 
 
 def test_gradients_are_clipped(picture_folder, monkeypatch):
@@ -337,6 +338,13 @@ def test_other_data_is_refused(picture_folder, kind):
         metadata.write_text(metadata.read_text() + "\n" + line)
     with pytest.raises(UserError, match="have changed.*--run NAME.*--init-from"):
         train.main(tiny(picture_folder))
+
+
+def test_a_run_on_another_collection_is_refused_and_both_are_named(picture_folder, tmp_path):
+    train.main(tiny(picture_folder, run="run", stop_after=16))
+    make_flags(tmp_path / "other", 40)
+    with pytest.raises(UserError, match="captions of .*other are not those of .*flags"):
+        train.main(tiny(tmp_path / "other", run="run"))
 
 
 def test_harmless_changes_are_allowed_and_told(picture_folder, capsys):
