@@ -75,10 +75,9 @@ def read(collection: Collection, settings: dict | None, kind: str) -> Iterator[S
     same, whatever their suffix."""
     used = set()
     for i, record in enumerate(tqdm(collection.records, "exporting", unit="img")):
-        path = record.path.encode(errors="surrogateescape").decode(errors="replace")
+        path = record.path.removeprefix(f"{record.span[0]}/" if record.span else "")  # of its tar
+        path = path.encode(errors="surrogateescape").decode(errors="replace")
         stem, suffix = posixpath.splitext(path)
-        if record.span:  # without the name of its tar
-            stem = stem.removeprefix(record.span[0] + "/")
         try:
             if settings is None:
                 with collection.place.open(*span_of(record)) as file:

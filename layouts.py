@@ -52,7 +52,8 @@ SPLITS = {"train": "train", "training": "train", "restval": "train", "test": "te
           "testing": "test", "eval": "test", "evaluation": "test", "validation": "validation",
           "valid": "validation", "val": "validation", "dev": "validation"}  # fmt: skip
 # What COCO's annotations and Karpathy's are called, where they lie at the top or in annotations/.
-ANNOTATIONS = re.compile(r"((.*/)?annotations/)?(captions|dataset)_[^/]+\.json", re.IGNORECASE)
+ANNOTATIONS = re.compile(r"((.*/)?annotations/(.*/)?)?(captions|dataset)_[^/]+\.json", re.I)
+IMAGES = re.compile(rb'^\s*\{.*"images"\s*:\s*\[', re.DOTALL)  # how annotations usually begin
 REPEATED = re.compile(r"([1-9]\d{0,2})_(\S.*)")  # kohya's name of a folder
 
 
@@ -163,7 +164,8 @@ def nothing_found(source: Source, collection: Collection) -> UserError:
         return UserError(
             f"no captioned pictures in {source.texts.root / source.entry} (skipped: "
             f"{collection.skipped_line()}); a table needs a column with paths ("
-            f"{', '.join(PATH_COLUMNS)}) and one with captions ({', '.join(CAPTION_COLUMNS)})"
+            f"{', '.join(PATH_COLUMNS)}) and one with captions ({', '.join(CAPTION_COLUMNS)}); "
+            "where the pictures lie elsewhere, --image-dir says where"
         )
     files = source.place.files
     seen = Counter(posixpath.splitext(name)[1].lower() or "no suffix" for name in files)
@@ -628,19 +630,18 @@ class Gathered:
 
 
 def is_coco(place: Place, name: str, asked: bool) -> bool:
-    """Whether a json holds images and their annotations. Only what is asked for is read whole; in a
-    folder the name and the beginning of a file, which may be large, tell."""
+    """Whether a json, asked for or called like annotations, holds a list of images. It may be
+    large: where its beginning tells, the rest is not read."""
+    if not asked and not ANNOTATIONS.fullmatch(name):
+        return False
     try:
-        if asked:
-            data = load_json(place, name)
-            return isinstance(data, dict) and isinstance(data.get("images"), list)
-        if not ANNOTATIONS.fullmatch(name):
-            return False
         with place.open(name) as file:
-            beginning = file.read(4096)
-        return b'"images"' in beginning or b'"annotations"' in beginning
+            if not asked and IMAGES.match(file.read(4096)):
+                return True
+        data = load_json(place, name)
     except (UserError, OSError):
         return False
+    return isinstance(data, dict) and isinstance(data.get("images"), list)
 
 
 def folder_name(path: str) -> str:

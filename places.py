@@ -14,7 +14,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from io import BytesIO
-from operator import attrgetter
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,8 +33,7 @@ Skipped = dict[str, list[str]]  # reason -> what was left out for it
 class Place:
     """Files below a root, without the litter of operating systems.
 
-    files: their names, in the same order each time, each with a number that changes when the file
-    does.
+    files: their names, sorted, each with a number that changes when the file does.
     skipped: what is there and cannot be used.
     """
 
@@ -79,11 +77,11 @@ class Folder(Place):
         super().__init__(root)
         self.follow_links = follow_links
         self.newest = 0  # of all times at which a file was changed, in ns
-        self.files = dict(self._walk()) if listed else {}
+        self.files = dict(sorted(self._walk())) if listed else {}
         if abs(time.time_ns() - self.newest) < CLOCK_TICK:
             time.sleep(CLOCK_TICK / 1e9)
             self.skipped.clear()
-            self.files = dict(self._walk())
+            self.files = dict(sorted(self._walk()))
 
     def _walk(self) -> Iterator[tuple[str, int]]:
         folders, links, seen = [""], [], {_identity(self.root)}
@@ -96,7 +94,7 @@ class Folder(Place):
                     continue
                 seen.add(identity)
             try:
-                entries = sorted(os.scandir(self.root / folder), key=attrgetter("name"))
+                entries = list(os.scandir(self.root / folder))
             except OSError as error:
                 self.skipped["folders that cannot be opened"].append(f"{folder} ({error.strerror})")
                 continue

@@ -120,7 +120,7 @@ def resume(config: "TrainConfig", folder: Path, fingerprints: dict[str, str]) ->
         check(state, path)
     except (KeyError, TypeError, RuntimeError):  # numbers that are something else
         raise UserError(f"{path} is no checkpoint of train.py") from None
-    # A setting that an older version did not have was what its default does now.
+    # A setting that came later has a default that changes nothing, so that older runs go on.
     defaults = {f.name: f.default for f in dataclasses.fields(config)}
     old, new = defaults | state["config"], asdict(config)
     told = {n: f"--{n.replace('_', '-')} was {old.get(n)!r}, is {new[n]!r}"

@@ -11,6 +11,7 @@ import copy
 import json
 import math
 import re
+import shlex
 import signal
 import sys
 import time
@@ -449,9 +450,10 @@ def train(
     if clock == config.images and best and best["images"] < clock:
         print(f"the weights of image {best['images']:,} drew held-out captions best: they are kept")
     if clock == config.images:
+        name, file = shlex.quote(folder.name), shlex.quote(f"{folder.name}.pth")
         print(f"done: see {folder}/samples and {folder}/loss.png; to draw: python generate.py "
-              '--input "..."; to keep the weights: python save_model.py --output '
-              f"{folder.name}.pth")  # fmt: skip
+              '--input "..."; to keep the weights: python save_model.py '
+              f"--run {name} --output {file}")  # fmt: skip
     else:
         command = about["command"]
         if clock == end:

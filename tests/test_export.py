@@ -139,6 +139,24 @@ def test_names_that_are_not_utf8_are_written_as_names_that_are(tmp_path, monkeyp
         assert contents(kind) == contents("data"), kind
 
 
+def test_the_name_of_a_tar_is_left_out_whatever_its_bytes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(picture, "PNG")
+    (tmp_path / "data").mkdir()
+    try:
+        archive = tarfile.open(tmp_path / "data" / os.fsdecode(b"caf\xe9.tar"), "w")  # noqa: SIM115
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    with archive:
+        for name, data in (("0.png", picture.getvalue()), ("0.txt", b"a bird")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    write("data", tmp_path / "out", "jsonl")
+    assert (tmp_path / "out" / "0.png").is_file()
+
+
 def test_splits_that_a_layout_cannot_tell_are_refused(flags, tmp_path):
     text = (flags / "metadata.jsonl").read_text().replace('"test"', '"unseen"')
     (flags / "metadata.jsonl").write_text(text)

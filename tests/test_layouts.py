@@ -476,6 +476,26 @@ def test_long_captions_are_read_whole_up_to_a_limit_of_memory(tmp_path):
     assert captions_of(tmp_path) == {"a.png": (long,)}
 
 
+def test_only_a_list_of_images_makes_annotations_of_a_json(tmp_path):
+    touch(tmp_path, "a.png")
+    (tmp_path / "a.txt").write_text("a bird")
+    (tmp_path / "dataset_info.json").write_text('{"features": {"images": {"dtype": "image"}}}')
+    assert captions_of(tmp_path) == {"a.png": ("a bird",)}
+    about = {"categories": [{"name": "x" * 100}] * 80, "images": [{"id": 1, "file_name": "a.png"}],
+             "annotations": [{"image_id": 1, "caption": "a cat"}]}  # fmt: skip
+    (tmp_path / "annotations" / "of").mkdir(parents=True)
+    (tmp_path / "annotations" / "of" / "captions_x.json").write_text(json.dumps(about))
+    assert captions_of(tmp_path) == {"a.png": ("a cat",)}
+
+
+def test_captions_of_several_metadata_files_come_in_the_order_of_their_names(tmp_path):
+    touch(tmp_path, "b/0.png")
+    for folder, name in (("", "b/0.png"), ("b", "0.png")):
+        row = {"file_name": name, "text": folder or "root", "split": folder and "test"}
+        (tmp_path / folder / "metadata.jsonl").write_text(json.dumps(row))
+    assert captions_of(tmp_path) == {"b/0.png": ("b", "root")}
+
+
 def test_a_table_without_the_columns_is_told_which_it_needs(tmp_path):
     touch(tmp_path, "a.png")
     (tmp_path / "rows.csv").write_text("foo,bar\n1,2\n")
