@@ -53,7 +53,8 @@ SPLITS = {"train": "train", "training": "train", "restval": "train", "test": "te
           "valid": "validation", "val": "validation", "dev": "validation"}  # fmt: skip
 # What COCO's annotations and Karpathy's are called, where they lie at the top or in annotations/.
 ANNOTATIONS = re.compile(r"((.*/)?annotations/(.*/)?)?(captions|dataset)_[^/]+\.json", re.I)
-IMAGES = re.compile(rb'^\s*\{.*"images"\s*:\s*\[', re.DOTALL)  # how annotations usually begin
+# How they usually begin.
+IMAGES = re.compile(rb'\s*\{\s*("info"\s*:\s*\{[^{}]*\}\s*,\s*)?"images"\s*:\s*\[')
 REPEATED = re.compile(r"([1-9]\d{0,2})_(\S.*)")  # kohya's name of a folder
 
 
@@ -635,9 +636,10 @@ def is_coco(place: Place, name: str, asked: bool) -> bool:
     if not asked and not ANNOTATIONS.fullmatch(name):
         return False
     try:
-        with place.open(name) as file:
-            if not asked and IMAGES.match(file.read(4096)):
-                return True
+        if not asked:
+            with place.open(name) as file:
+                if IMAGES.match(file.read(4096)):
+                    return True
         data = load_json(place, name)
     except (UserError, OSError):
         return False

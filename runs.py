@@ -123,8 +123,8 @@ def resume(config: "TrainConfig", folder: Path, fingerprints: dict[str, str]) ->
     # A setting that came later has a default that changes nothing, so that older runs go on.
     defaults = {f.name: f.default for f in dataclasses.fields(config)}
     old, new = defaults | state["config"], asdict(config)
-    told = {n: f"--{n.replace('_', '-')} was {old.get(n)!r}, is {new[n]!r}"
-            for n in sorted(new) if repr(old.get(n)) != repr(new[n])}  # fmt: skip
+    told = {n: f"--{n.replace('_', '-')} was {old[n]!r}, is {new[n]!r}"
+            for n in sorted(new) if repr(old[n]) != repr(new[n])}  # fmt: skip
     begun = {"init_from"} if not config.init_from else set()  # only its beginning depends on it
     refused = [told[n] for n in told if n not in FREE_TO_CHANGE | begun]
     was, now = (c["data"] or "the scenes" for c in (old, new))

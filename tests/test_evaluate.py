@@ -186,7 +186,7 @@ def panel():
 
 def test_the_shipped_recogniser_is_right_on_fresh_real_scenes(panel):
     for split in ("validation", "unseen"):
-        pictures, _, asked = judges.render_scenes(9, split, 512)
+        pictures, _, asked = judges.render_scenes(9, split, 1_024)
         asked = [a | {"named": ["shape", *scenes.NAMEABLE]} for a in asked]
         rates = evaluate.attribute_rates(panel.recogniser, pictures, asked)
         assert rates["all"].mean() >= 0.995

@@ -479,7 +479,7 @@ def test_long_captions_are_read_whole_up_to_a_limit_of_memory(tmp_path):
 def test_only_a_list_of_images_makes_annotations_of_a_json(tmp_path):
     touch(tmp_path, "a.png")
     (tmp_path / "a.txt").write_text("a bird")
-    (tmp_path / "dataset_info.json").write_text('{"features": {"images": {"dtype": "image"}}}')
+    (tmp_path / "dataset_info.json").write_text('{"features": {"images": [{"dtype": "image"}]}}')
     assert captions_of(tmp_path) == {"a.png": ("a bird",)}
     about = {"categories": [{"name": "x" * 100}] * 80, "images": [{"id": 1, "file_name": "a.png"}],
              "annotations": [{"image_id": 1, "caption": "a cat"}]}  # fmt: skip
