@@ -1,6 +1,6 @@
 """What does each part of training bring? The same time for each, several seeds, on the scenes.
 
-    python benchmarks/objectives.py              about 80 minutes on 2 CPU cores
+    python benchmarks/objectives.py              about 150 minutes on 2 CPU cores
 
 Repeat the command to go on where it stopped. Writes results_short/objectives.json, a row for each
 run, and the table of their means in results_short/objectives.md.
@@ -11,18 +11,27 @@ import dataclasses
 import json
 import shutil
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import evaluate
 import train
 from checkpoint import RESULTS
+from dataset import CaptionedImages
+from losses import regression_loss, sliced_wasserstein_loss
+from model import TextToImageModel
+from train import training_batch
 
 RECORDS = Path(__file__).parent.parent / "results_short"
+PAIRS_FROM = train.LATENT_RAMP[0]  # share of the run
 CALIBRATION = 6_400  # images of a whole run in miniature, to learn how many fit into the time
 NUMBERS = ("all_attributes", "all_attributes_unseen", "edge_energy", "diversity",
            "frechet_distance")  # fmt: skip
@@ -34,29 +43,122 @@ def only_adamw(networks) -> list[torch.optim.Optimizer]:
     return [torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01, fused=True)]
 
 
-# Name -> settings of train.py that differ from the default, and what is replaced in the code.
+class Adversary:
+    """The sharpness term, and what a patch discriminator thinks (R3GAN, Huang et al. 2024).
+
+    Relativistic loss of each drawing beside its own picture, exact penalties on both (R1, R2). It
+    sees no text: what the caption says is left to the squared error.
+    """
+
+    WEIGHT, GAMMA = 0.1, 2.0  # the first as strong as sliced Wasserstein in the drawing's gradient
+
+    def __init__(self):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.network = nn.Sequential(
+                nn.Conv2d(3, 32, 4, 2, 1), nn.LeakyReLU(0.2),
+                nn.Conv2d(32, 64, 4, 2, 1), nn.LeakyReLU(0.2),
+                nn.Conv2d(64, 128, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(128, 1, 1),
+            )  # fmt: skip
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=4e-4, betas=(0.0, 0.99))
+
+    def logits(self, pictures: Tensor) -> Tensor:
+        return self.network(pictures).mean(dim=(1, 2, 3))  # (B,)
+
+    def __call__(self, drawn: Tensor, real: Tensor, generator: torch.Generator) -> Tensor:
+        shown = [real.detach().requires_grad_(), drawn.detach().requires_grad_()]
+        true, false = map(self.logits, shown)
+        slopes = torch.autograd.grad(true.sum() + false.sum(), shown, create_graph=True)
+        penalty = sum(slope.square().flatten(1).sum(1).mean() for slope in slopes)
+        self.optimizer.zero_grad()
+        (F.softplus(false - true).mean() + self.GAMMA / 2 * penalty).backward()
+        self.optimizer.step()
+
+        self.network.requires_grad_(False)
+        deceived = F.softplus(self.logits(real) - self.logits(drawn)).mean()
+        self.network.requires_grad_(True)
+        return sliced_wasserstein_loss(drawn, real, generator) + self.WEIGHT * deceived
+
+
+def in_pairs(
+    dataset: CaptionedImages, model: TextToImageModel, config: train.TrainConfig, clock: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """train.training_batch; once content is learnt, half of it, each caption with two noises."""
+    real, tokens, noise, changes = training_batch(dataset, model, config, clock)
+    if clock < PAIRS_FROM * config.images:
+        return real, tokens, noise, changes
+    twice = torch.arange(len(real) // 2).repeat(2)
+    return real[twice], tokens[twice], noise[:, : len(twice)], changes[twice]
+
+
+def paired(real: Tensor) -> bool:
+    first, second = real.chunk(2)
+    return torch.equal(first, second)
+
+
+def energy_score(drawn: Tensor, real: Tensor) -> Tensor:
+    """How far drawings are from the picture, less half of how far the two are from each other."""
+    loss = regression_loss(drawn, real)
+    return loss - 0.5 * regression_loss(*drawn.chunk(2)) if paired(real) else loss
+
+
+def best_of_two(drawn: Tensor, real: Tensor) -> Tensor:
+    """Of two drawings only the closer one learns: the closer one at a quarter of the size."""
+    if not paired(real):
+        return regression_loss(drawn, real)
+    errors = F.avg_pool2d(drawn - real, 4).square().flatten(1).mean(1)  # (2 B,)
+    first, second = errors.chunk(2)
+    closer = torch.where((first < second)[:, None, None, None], *drawn.chunk(2))
+    return regression_loss(closer, real[: len(closer)])
+
+
+# Noise goes straight into the generator, in training and, all of it, in drawing.
+NO_LATENTS = {
+    "train.LATENT_RAMP": lambda: (2.0, 3.0),
+    "flow.NUM_COUPLINGS": lambda: 0,
+    "model.TRUNCATION": lambda: 1.0,
+    "train.training_batch": lambda: in_pairs,
+}
+# Name -> settings of train.py that differ from the default, and, for each name in the code that is
+# replaced, what makes its new value (anew for each training).
 VARIANTS = {
     "squared error": ({"noise_dim": 0, "sharpen": 0.0}, {}),
     "+ sliced Wasserstein": ({"noise_dim": 0}, {}),
-    "+ latents, drawn as normal noise": ({}, {"flow.NUM_COUPLINGS": 0}),
+    "+ latents, drawn as normal noise": ({}, {"flow.NUM_COUPLINGS": lambda: 0}),
     "+ flow (python train.py)": ({}, {}),
-    "the same, AdamW for all weights": ({}, {"runs.make_optimizers": only_adamw}),
-}
+    "the same, AdamW for all weights": ({}, {"runs.make_optimizers": lambda: only_adamw}),
+    "the same, and an adversary": ({}, {"train.sliced_wasserstein_loss": Adversary}),
+    "energy score in place of latents":
+        ({}, NO_LATENTS | {"train.regression_loss": lambda: energy_score}),
+    "best of two noises in place of latents":
+        ({}, NO_LATENTS | {"train.regression_loss": lambda: best_of_two}),
+}  # fmt: skip
 
 
-def train_for(minutes: float, config: train.TrainConfig) -> tuple[Path, int, float]:
+def replacing(replaced: dict[str, Callable]) -> ExitStack:
+    """A context in which these names of the code mean what their makers make."""
+    stack = ExitStack()
+    for target, make in replaced.items():
+        stack.enter_context(patch(target, make()))
+    return stack
+
+
+def train_for(
+    minutes: float, config: train.TrainConfig, replaced: dict[str, Callable]
+) -> tuple[Path, int, float]:
     """Train for about so many minutes; returns the run's folder, its images and its seconds."""
 
-    def seconds_of(run: Path) -> float:
+    def images_in(images: int) -> tuple[Path, float]:
+        with replacing(replaced):
+            run = train.main(dataclasses.replace(config, images=images, sample_every=images))
         lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-        return max(line.get("seconds", 0) for line in lines)
+        return run, max(line.get("seconds", 0) for line in lines)
 
-    small = dataclasses.replace(config, images=CALIBRATION, sample_every=CALIBRATION)
-    folder = train.main(small)
-    images = int(CALIBRATION * 60 * minutes / seconds_of(folder))
+    folder, seconds = images_in(CALIBRATION)
     shutil.rmtree(folder)
-    folder = train.main(dataclasses.replace(config, images=images, sample_every=images))
-    return folder, images, seconds_of(folder)
+    steps = int(CALIBRATION * 60 * minutes / seconds / config.batch_size)
+    folder, seconds = images_in(steps * config.batch_size)
+    return folder, steps * config.batch_size, seconds
 
 
 def table(rows: list[dict]) -> str:
@@ -93,13 +195,10 @@ def main() -> None:
                 continue
             config = train.TrainConfig(run="objectives", seed=seed, **settings)
             shutil.rmtree(RESULTS / config.run, ignore_errors=True)  # of a command cut short
-            patches = [patch(target, value) for target, value in replaced.items()]
-            for each in patches:
-                each.start()
-            folder, images, seconds = train_for(args.minutes, config)
+            folder, images, seconds = train_for(args.minutes, config, replaced)
             output = str(RESULTS / "evaluation")
-            result = evaluate.main(evaluate.EvaluateConfig(model=str(folder), output=output))
-            patch.stopall()
+            with replacing(replaced):
+                result = evaluate.main(evaluate.EvaluateConfig(model=str(folder), output=output))
             numbers = {name: evaluate.rounded(result[name]) for name in NUMBERS}
             row = {"variant": variant, "seed": seed, "images": images, "seconds": round(seconds)}
             rows.append(row | numbers | {"about": result["about"]})
