@@ -33,8 +33,8 @@ from train import training_batch
 RECORDS = Path(__file__).parent.parent / "results_short"
 PAIRS_FROM = train.LATENT_RAMP[0]  # share of the run
 CALIBRATION = 6_400  # images of a whole run in miniature, to learn how many fit into the time
-NUMBERS = ("all_attributes", "all_attributes_unseen", "edge_energy", "diversity",
-           "frechet_distance")  # fmt: skip
+NUMBERS = ("all_attributes", "all_attributes_unseen", "edge_energy", "high_frequency_energy",
+           "diversity", "frechet_distance")  # fmt: skip
 
 
 def only_adamw(networks) -> list[torch.optim.Optimizer]:
@@ -199,6 +199,7 @@ def main() -> None:
             output = str(RESULTS / "evaluation")
             with replacing(replaced):
                 result = evaluate.main(evaluate.EvaluateConfig(model=str(folder), output=output))
+            result = result["drawn"] | result
             numbers = {name: evaluate.rounded(result[name]) for name in NUMBERS}
             row = {"variant": variant, "seed": seed, "images": images, "seconds": round(seconds)}
             rows.append(row | numbers | {"about": result["about"]})

@@ -18,6 +18,7 @@ HEADLINES = {
     "all_attributes": "all attributes right",
     "all_attributes_unseen": "the same, pairs of colour and shape never trained on",
     "edge_energy": "edge energy, drawn / real",
+    "high_frequency_energy": "the same of the highest frequencies",
     "diversity": "variance over seeds, drawn / real",
     "frechet_distance": "Frechet distance",
 }
