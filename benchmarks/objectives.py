@@ -50,7 +50,7 @@ class Adversary:
     sees no text: what the caption says is left to the squared error.
     """
 
-    WEIGHT, GAMMA = 0.1, 2.0  # the first as strong as sliced Wasserstein in the drawing's gradient
+    WEIGHT, GAMMA = 0.1, 2.0  # of its opinion, and of the penalties; neither is tuned
 
     def __init__(self):
         with torch.random.fork_rng(devices=[]):
@@ -83,7 +83,10 @@ class Adversary:
 def in_pairs(
     dataset: CaptionedImages, model: TextToImageModel, config: train.TrainConfig, clock: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """train.training_batch; once content is learnt, half of it, each caption with two noises."""
+    """train.training_batch; once content is learnt, half of it, each caption with two noises.
+
+    Drawings are what a step costs, and what the clock counts.
+    """
     real, tokens, noise, changes = training_batch(dataset, model, config, clock)
     if clock < PAIRS_FROM * config.images:
         return real, tokens, noise, changes
