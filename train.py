@@ -53,7 +53,6 @@ EMA_SHARE = 0.05  # half-life of the averaged weights, as a share of the images 
 LATENT_RAMP = (0.45, 0.55)
 SHARPEN_RAMP = (0.6, 0.8)
 SHARPNESS = 2.0  # of the masks that the sharpness term sees; drawing goes beyond it
-COLOUR_WEIGHT = 0.3  # of the colour term, in those of the sharpness term
 NOISES = 4  # R, latents of each picture that the flow is fitted to
 OVERFIT = 1.03  # times the energy score of the best weights: where training warns
 FLOW_WEIGHT = 0.01  # keeps it out of the gradient clip's way; no other loss reaches the flow
@@ -377,7 +376,7 @@ def train(
                 "latent_loss": latent_share * config.latent,
                 "flow_loss": FLOW_WEIGHT,
                 "sharpness_loss": sharpen_share * config.sharpen,
-                "colour_loss": sharpen_share * config.sharpen * COLOUR_WEIGHT,
+                "colour_loss": sharpen_share * config.sharpen,
             }
             total = sum(weights[name] * loss for name, loss in losses.items())
 

@@ -225,7 +225,12 @@ def test_the_price_of_latents_is_the_kullback_leibler_divergence_that_torch_comp
 
 def test_colour_loss_sees_colours_and_not_edges():
     real = torch.zeros(1, 3, 8, 8)
-    checked = real.clone()
-    checked[..., ::2, ::2], checked[..., 1::2, ::2] = 0.5, -0.5
-    assert colour_loss(checked, real).item() == pytest.approx(0, abs=1e-6)
+    striped = real + torch.tensor([0.5, 0.5, -0.5, -0.5]).repeat(2)
+    assert colour_loss(striped, real).item() == pytest.approx(0, abs=1e-6)
     assert colour_loss(real + 0.3, real).item() == pytest.approx(0.3)
+
+
+def test_dots_do_not_pass_for_plain_colour():
+    real = torch.zeros(1, 3, 8, 8)
+    dotted = real + torch.tensor([0.5, -0.5]).repeat(4)
+    assert colour_loss(dotted, real).item() == pytest.approx(0.5)
