@@ -23,7 +23,6 @@ from tokenizer import PAD, Tokenizer
 
 IMAGE_SIZES = (32, 64, 128, 256)
 TEXT_ENCODERS = ("lstm", "attention", "both")
-TRUNCATION = 0.7  # of the noise when drawing, so that drawings vary as pictures do
 NUM_LAYERS = 6  # that a picture is composed of
 AUGMENTATION_DIM = 8  # what augment.py tells the generator about each training picture; 0 = nothing
 
@@ -36,7 +35,7 @@ class ModelConfig:
     max_tokens: int = 64  # longer captions are cut
     num_heads: int = 4  # N, of every attention
     noise_dim: int = 64  # Z; 0 = one picture per caption
-    sharpness: float = 2.5  # of masks when drawing; 1 = what they leave open is blended
+    sharpness: float = 3.0  # of masks when drawing; 1 = what they leave open is blended
     # C at 4, 8, 16, 32, 64 and 128 px; a model of S px uses those below S.
     channels: tuple[int, ...] = (256, 192, 128, 80, 48, 32)
 
@@ -389,14 +388,13 @@ class TextToImageModel(nn.Module):
         """One picture for each pair of prompt and seed -> (B, 3, H, W) float32 in [-1, 1].
 
         A picture depends on (weights, prompt, seed) alone. An empty prompt asks for any picture.
-        Noise lies closer to its mean than the flow expects (truncation, Brock et al. 2019).
         """
         noise = [
             torch.randn(self.config.noise_dim, generator=torch.Generator().manual_seed(seed))
             for seed in seeds
         ]  # drawn on the CPU, so that a seed means the same on every device
         tokens = self.tokenize(prompts)
-        return self(tokens, TRUNCATION * torch.stack(noise).to(tokens.device)).clamp(-1, 1)
+        return self(tokens, torch.stack(noise).to(tokens.device)).clamp(-1, 1)
 
     def generate(
         self, prompts: str | Sequence[str], seed: int = 0, n: int = 1, batch_size: int = 32
