@@ -24,6 +24,7 @@ from tokenizer import PAD, Tokenizer
 IMAGE_SIZES = (32, 64, 128, 256)
 TEXT_ENCODERS = ("lstm", "attention", "both")
 NUM_LAYERS = 6  # that a picture is composed of
+FARTHEST_LATENT = 3.0  # value drawn from: training shows few beyond, and far ones become noise
 AUGMENTATION_DIM = 8  # what augment.py tells the generator about each training picture; 0 = nothing
 
 
@@ -324,7 +325,7 @@ class TextToImageModel(nn.Module):
         """
         text = self.encode(tokens)
         with torch.autocast(tokens.device.type, enabled=False):
-            latent = self.flow(noise, text.caption)
+            latent = self.flow(noise, text.caption).clamp(-FARTHEST_LATENT, FARTHEST_LATENT)
         layers, weights = self.decode(text, latent)
         pictures = compose(layers, self.config.sharpness)
         return (pictures, weights) if return_attention else pictures

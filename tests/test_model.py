@@ -136,13 +136,14 @@ def test_zero_augmentation_is_the_default():
     assert (layers - changed).abs().max() > 1e-3
 
 
-def test_truncated_noise_becomes_a_latent_in_the_flow():
+@pytest.mark.parametrize("shift", [0.3, 9.0])
+def test_noise_becomes_a_latent_in_the_flow_and_none_is_far_out(shift):
     model = small_model()
     with torch.no_grad():
-        model.flow.couplings[0].net[-1].bias.fill_(0.3)
+        model.flow.couplings[0].net[-1].bias.fill_(shift)
     noise = torch.randn(1, 16, generator=torch.Generator().manual_seed(3))
     text = model.encode(model.tokenize(CAPTIONS[:1]))
-    latent = model.flow(noise, text.caption)
+    latent = model.flow(noise, text.caption).clamp(-3, 3)
     assert not torch.allclose(latent, noise)
     expected = compose(model.decode(text, latent)[0], model.config.sharpness).clamp(-1, 1)
     torch.testing.assert_close(model.draw(CAPTIONS[:1], [3]), expected)
