@@ -115,10 +115,11 @@ def best_of_two(drawn: Tensor, real: Tensor) -> Tensor:
     return regression_loss(closer, real[: len(closer)])
 
 
-# Noise goes straight into the generator.
+# Noise goes straight into the generator, in training and, all of it, in drawing.
 NO_LATENTS = {
     "train.LATENT_RAMP": lambda: (2.0, 3.0),
     "flow.NUM_COUPLINGS": lambda: 0,
+    "model.TRUNCATION": lambda: 1.0,
     "train.training_batch": lambda: in_pairs,
 }
 # Name -> settings of train.py that differ from the default, and, for each name in the code that is
