@@ -24,8 +24,8 @@ from tokenizer import PAD, Tokenizer
 IMAGE_SIZES = (32, 64, 128, 256)
 TEXT_ENCODERS = ("lstm", "attention", "both")
 TRUNCATION = 0.85  # of the noise when drawing, so that drawings vary as pictures do
-NUM_LAYERS = 6  # that a picture is composed of
 FARTHEST_LATENT = 3.0  # value drawn from: training shows few beyond, and far ones become noise
+NUM_LAYERS = 6  # that a picture is composed of
 AUGMENTATION_DIM = 8  # what augment.py tells the generator about each training picture; 0 = nothing
 
 
