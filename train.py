@@ -1,6 +1,6 @@
 """How does the model learn? One loop over captioned pictures.
 
-    python train.py                         the built-in scenes, 20 to 35 minutes on 2 CPU cores
+    python train.py                         the built-in scenes, from 20 minutes on 2 CPU cores
     python train.py --data FOLDER           your own captioned pictures
     python train.py --preset smoke          a minute, to see that everything works
 
