@@ -3,6 +3,7 @@
     python evaluate.py --fit-judges         once for a collection: trains the networks that judge
     python evaluate.py                      the newest run, or the shipped weights
     python evaluate.py --model FILE --data FOLDER --quick
+    python evaluate.py --data FOLDER --judges FILE     by judges of a larger collection of its kind
 
 Protocol. N = 2,048 held-out pictures (all there are, if fewer), each with its first caption; the
 model draws caption i with seed i; drawings are rounded to whole 0..255 before anything is measured.
@@ -81,10 +82,14 @@ class EvaluateConfig(DataConfig):
     output: str = setting("results/evaluation", "folder for evaluation.json and the figures")
     quick: bool = setting(False, "few pictures: seconds, and wide intervals")
     fit_judges: bool = setting(False, "train the networks that judge, where there are none yet")
+    judges: str = setting("", "those of a larger collection, which did not train on what is held "
+                          "out here (a file of results/judges)")  # fmt: skip
     device: str = setting("auto", "where to draw", ("auto", "cpu", "cuda"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.judges and (self.fit_judges or not self.data):
+            raise UserError("--judges FILE goes with --data FOLDER and without --fit-judges")
         if self.split == "train" or (self.split != "validation" and not self.data):
             raise UserError(
                 f"--split {self.split} holds nothing that was kept out of training; the scenes are "
@@ -458,7 +463,7 @@ def evaluate(
             closest = distance.argsort()[:8]
             save_closest(Path(config.output), drawn, training, closest, number, captions)
     rows["drawn"] |= diversity(model, groups) if groups else {}
-    if panel.recogniser:
+    if panel.recogniser and not config.data:
         rates = evaluate_scenes(model, panel.recogniser, training, len(captions))
         for name, row in rates.items():
             rows[name]["attributes"] = row
@@ -535,7 +540,10 @@ def main(config: EvaluateConfig) -> dict:
     for_judges = dataset
     if size != judges.SIDE:
         for_judges = CaptionedImages(config.data or None, image_size=judges.SIDE, **settings)
-    panel = judges.load(for_judges, fit=config.fit_judges)
+    if config.judges:
+        panel = judges.read(Path(config.judges))
+    else:
+        panel = judges.load(for_judges, fit=config.fit_judges)
     rows = evaluate(config, model, panel, dataset)
     about |= {"weights": str(path), "split": config.split, "judges": panel.fingerprint}
     about |= {"quick": config.quick}

@@ -269,7 +269,12 @@ def load(dataset: CaptionedImages, fit: bool = False) -> Judges:
 
 
 def read(path: Path) -> Judges:
-    """Judges that `load` has kept."""
+    """Judges that `load` has kept.
+
+    Raises UserError where there are none, or the file holds something else.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no file {path}; --fit-judges leaves its judges in {FITTED}")
     state, recogniser = checkpoint.load(path), None
     try:
         encoder = DualEncoder(Tokenizer.from_state_dict(state["tokenizer"]))

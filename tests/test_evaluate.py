@@ -1,5 +1,6 @@
 """Comparisons of attributes, R-precision, the controls, and evaluate.py as it is used."""
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -12,10 +13,12 @@ import dataset
 import evaluate
 import judges
 import metrics
+import runs
 import scenes
 from command_line import UserError
 from dataset import CaptionedImages
 from layouts import DataConfig, reading
+from model import TextToImageModel
 
 
 def an_object(shape="circle", colour="red", size="big", place="at the left"):
@@ -216,6 +219,34 @@ def test_judging_without_judges_says_how_to_fit_them(picture_folder):
         judges.load(CaptionedImages(picture_folder, show_progress=False))
 
 
+def hold_out(folder, told):
+    """Move the pictures with these numbers into splits, each with a caption of its own."""
+    lines = [json.loads(x) for x in (folder / "metadata.jsonl").read_text().splitlines()]
+    for name, numbers in told.items():
+        for i in numbers:
+            lines[i] |= {"split": name, "text": f"{name} {i}"}
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+
+def test_a_small_collection_can_be_judged_by_judges_of_a_larger_one(picture_folder, tmp_path):
+    hold_out(picture_folder, {"validation": range(20)})
+    weights = tmp_path / "weights.pth"
+    torch.save(TextToImageModel(runs.ModelConfig(image_size=32)).state_dict(), weights)
+    with_judges = {"data": str(picture_folder), "judges": str(tmp_path / "none.pth")}
+    config = evaluate.EvaluateConfig(model=str(weights), **with_judges)
+    with pytest.raises(UserError, match="no file .*none.pth"):
+        evaluate.main(config)
+    with pytest.raises(UserError, match="without --fit-judges"):
+        evaluate.EvaluateConfig(fit_judges=True, **with_judges)
+
+    emoji = next(judges.SHIPPED.glob("emoji-*.pth"))
+    result = evaluate.main(
+        dataclasses.replace(config, judges=str(emoji), output=str(tmp_path), quick=True)
+    )
+    assert result["about"]["judges"] == judges.read(emoji).fingerprint
+    assert "all_attributes" not in result
+
+
 def run_evaluate(folder):
     weights = str(checkpoint.SHIPPED_WEIGHTS)
     config = evaluate.EvaluateConfig(model=weights, quick=True, output=str(folder), device="cpu")
@@ -281,12 +312,8 @@ def test_weights_trained_on_other_data_are_not_judged():
 
 
 def test_the_split_that_is_asked_for_is_measured(picture_folder):
-    lines = [json.loads(x) for x in (picture_folder / "metadata.jsonl").read_text().splitlines()]
     told = {"validation": range(20), "test": range(20, 40)}
-    for name, numbers in told.items():
-        for i in numbers:
-            lines[i] |= {"split": name, "text": f"{name} {i}"}
-    (picture_folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    hold_out(picture_folder, told)
     dataset = CaptionedImages(picture_folder, image_size=32, show_progress=False)
     for name, numbers in told.items():
         config = evaluate.EvaluateConfig(data=str(picture_folder), split=name)
