@@ -1,6 +1,6 @@
 """What does each part of training bring? The same time for each, several seeds, on the scenes.
 
-    python benchmarks/objectives.py              about 130 minutes on 2 CPU cores
+    python benchmarks/objectives.py              about 4 hours on 2 CPU cores
 
 Repeat the command to go on where it stopped. Writes results_short/objectives.json, a row for each
 run, and the table of their means in results_short/objectives.md.
@@ -223,7 +223,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, default=4, help="of training (default: 4)")
+    parser.add_argument("--minutes", type=float, default=10, help="of training (default: 10)")
     parser.add_argument("--seeds", type=int, default=2, help="runs of each (default: 2)")
     args = parser.parse_args()
     record = RECORDS / "objectives.json"
