@@ -126,6 +126,12 @@ class CaptionedImages(Dataset):
         other.indices = self._indices(split)
         return other
 
+    def once(self) -> "CaptionedImages":
+        """The same pictures, each once, however often an epoch shows it."""
+        other = copy.copy(self)
+        other.indices = np.unique(self.indices)
+        return other
+
     def batch(self, numbers: Sequence[int]) -> tuple[torch.Tensor, list[tuple[str, ...]]]:
         """The pictures (B, 3, S, S) uint8 and the captions of several items at once."""
         pictures, records = self._read(self.indices[list(numbers)])

@@ -18,9 +18,9 @@ Beside the drawings, numbers for (each control must fail what is said of it):
                 attributes (no training picture has them), memorisation
 
 Frechet and kernel distances, density and coverage are taken from a reference of N other real
-pictures (scenes: held out too; elsewhere: of the training set); the real ones' distance from it is
-the floor, `frechet_floor`. Features are the dual encoder's ("judge") and those of a network that
-was never trained ("random").
+pictures, held out too where there are so many, else of the training set, from which held-out ones
+may differ in kind; the real ones' distance from it is the floor, `frechet_floor`. Features are the
+dual encoder's ("judge") and those of a network that was never trained ("random").
 
 Scenes are also read by the attribute recogniser. `all_attributes`: background, number of objects
 and every object's shape, colour, size and place right, for one or two fully named objects (N/2
@@ -28,26 +28,30 @@ captions); `all_attributes_unseen`: the same for pairs of shape and colour that 
 (N/2). Three objects, partial captions: N/4; order swaps: N/8 pairs.
 
 R-precision: how often the caption of a picture is closest to it among `candidates`, 100 if there
-are so many: the others random ("random"), or those that share most words with it ("hard"). A tie
-is a failure.
+are so many: the others random ("random"), or those that share most words with it ("hard"), out of
+all first captions, held out or trained on. A tie is a failure.
 
 `edge_energy`: mean squared gradient, drawings / real. `diversity`: variance over 8 seeds of the
 random features of one caption, drawings / real pictures of that caption, for 128 captions (scenes:
 held out; elsewhere: training captions that several pictures share). `looks_copied`: drawings lie
-less than half as far from training pictures as held-out ones do. Intervals: 95 %, bootstrap over
-captions; for one model and one set of seeds.
+less than half as far from training pictures, all of them, as held-out ones do. Intervals: 95 %,
+bootstrap over captions (order swaps: over pairs); for one model and one set of seeds.
 """
 
 import json
+import math
 import random
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -60,7 +64,7 @@ from command_line import UserError, choose_device, provenance, run, setting
 from dataset import CaptionedImages
 from layouts import DataConfig, reading
 from metrics import bootstrap, mean
-from model import TextToImageModel, from_uint8, to_uint8
+from model import TRUNCATION, TextToImageModel, from_uint8, to_uint8
 from tokenizer import split_words
 
 TEST_SEED = 3_000  # of the scenes that are judged
@@ -70,7 +74,7 @@ CANDIDATES = 100  # captions that R-precision chooses from
 NUM_DIVERSITY = 128  # captions, each drawn with SEEDS seeds
 SEEDS = 8
 MIN_PICTURES = 16  # held out, for numbers that mean anything
-MAX_TRAINING = {False: 50_000, True: 4_096}  # training pictures to compare with, by --quick
+MAX_CAPTIONS = {False: 50_000, True: 4_096}  # of training, to compare captions with, by --quick
 SYSTEMS = ("drawn", "real", "shuffled", "repeated", "retrieved")
 KINDS = ("shape", "colour", "size", "place")
 
@@ -99,6 +103,14 @@ class EvaluateConfig(DataConfig):
 
 # What to draw: captions, the real pictures (N, 3, S, S) uint8, and for scenes the attributes.
 TestSet = tuple[list[str], Tensor, list[dict]]
+
+
+class Training(NamedTuple):
+    """What the model has seen."""
+
+    pictures: CaptionedImages  # each once
+    numbers: list[int]  # of up to MAX_CAPTIONS of them, at random
+    captions: list[str]  # the first of each of these
 
 
 def fresh_random(stream: int, number: int = 0) -> random.Random:
@@ -230,35 +242,31 @@ def shared_words(captions: list[str], others: list[str]) -> Tensor:
     return both / (num_a[:, None] + num_b[None] - both).clamp(min=1)
 
 
-def r_precision(similarity: Tensor, captions: list[str], words: Tensor) -> dict[str, Tensor]:
+def r_precision(similarity: Tensor, own: Tensor, words: Tensor) -> dict[str, Tensor]:
     """Whether each picture's own caption is the closest of CANDIDATES, (N,) each.
 
     Args:
-        similarity: (N, N), of picture i and caption j.
-        captions: N; the same caption of another picture is no candidate.
-        words: (N, N), shared words of captions.
+        similarity: (N, M), of picture i and caption j, no two of which are the same.
+        own: (N,), the number of each picture's caption.
+        words: (N, M), shared words of each picture's caption and caption j.
 
     Returns:
         "random": the probability 0..1 over all choices of the other candidates (a hypergeometric
         draw, computed exactly); "hard": 0 or 1, against those that share most words.
     """
-    unique = {caption: j for j, caption in enumerate(captions)}
-    others = torch.zeros(len(captions), dtype=torch.bool)
-    others[list(unique.values())] = True
-    number = torch.tensor([unique[c] for c in captions])
-    candidates = others[None] & (torch.arange(len(captions))[None] != number[:, None])  # (N, N)
-    own = similarity.diagonal()[:, None]
-    better = (similarity >= own) & candidates  # a tie is no success
-    total, wrong = candidates.sum(1).double(), better.sum(1).double()
-    drawn = torch.full_like(total, CANDIDATES - 1).minimum(total)
+    is_own = F.one_hot(own, similarity.shape[1]).bool()  # (N, M)
+    better = (similarity >= similarity.gather(1, own[:, None])) & ~is_own  # a tie is no success
+    total = similarity.shape[1] - 1
+    drawn, wrong = min(CANDIDATES - 1, total), better.sum(1).double()
     free = total - wrong
 
-    def log_choose(n: Tensor, k: Tensor) -> Tensor:
-        return torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
+    def log_choose(n: Tensor, k: int) -> Tensor:
+        return torch.lgamma(n + 1) - math.lgamma(k + 1) - torch.lgamma(n - k + 1)
 
-    chance = (log_choose(free.maximum(drawn), drawn) - log_choose(total, drawn)).exp()
+    whole = log_choose(torch.tensor(total, dtype=torch.float64), drawn)
+    chance = (log_choose(free.clamp(min=drawn), drawn) - whole).exp()
     chance = torch.where(free < drawn, 0.0, chance)
-    hardest = words.masked_fill(~candidates, -1).topk(int(drawn.min()), dim=1).indices
+    hardest = words.masked_fill(is_own, -1).topk(drawn, dim=1).indices
     return {"random": chance, "hard": 1 - better.gather(1, hardest).any(1).double()}
 
 
@@ -266,12 +274,23 @@ class Evaluation:
     """What the measurements of one model share: the judge of pictures, the test set, its
     reference; `measure` gives one system's numbers."""
 
-    def __init__(self, encoder: judges.DualEncoder, tests: TestSet, reference: Tensor):
-        self.encoder, (self.captions, self.real, _) = encoder, tests
+    def __init__(
+        self,
+        encoder: judges.DualEncoder,
+        tests: TestSet,
+        reference: Tensor,
+        more_captions: Sequence[str] = (),
+    ):
+        """tests: what to measure on; reference: other real pictures; more_captions: rivals of the
+        captions of the test set, beside those themselves."""
+        self.encoder, (captions, self.real, _) = encoder, tests
         self.reference = self.features(reference)
-        self.words = shared_words(self.captions, self.captions)
+        number = {c: i for i, c in enumerate(dict.fromkeys([*captions, *more_captions]))}
+        self.own = torch.tensor([number[caption] for caption in captions])
+        self.candidates = list(number)  # M captions, each once
+        self.words = shared_words(captions, self.candidates)
         with torch.no_grad():
-            parts = [self.captions[i : i + 256] for i in range(0, len(self.captions), 256)]
+            parts = [self.candidates[i : i + 256] for i in range(0, len(number), 256)]
             self.embedded = torch.cat([encoder.embed_captions(part) for part in parts])
 
     @torch.no_grad()
@@ -286,9 +305,9 @@ class Evaluation:
     def measure(self, pictures: Tensor) -> dict:
         """Pictures (N, 3, S, S) uint8, one for each caption -> numbers by name, most of them
         [value, low, high]."""
-        features, resamples = self.features(pictures), 100  # distances are slow to compute
+        features, resamples = self.features(pictures), 300  # distances are slow to compute
         similarity = self.encoder.similarities(features["judge"], self.embedded)
-        precision = r_precision(similarity, self.captions, self.words)
+        precision = r_precision(similarity, self.own, self.words)
         numbers = {f"r_precision_{k}": bootstrap(mean, v) for k, v in precision.items()}
         for name, reference in self.reference.items():
             x = features[name]
@@ -304,7 +323,7 @@ class Evaluation:
                 for x in (pictures, self.real)
             )
             numbers[energy.__name__] = bootstrap(metrics.ratio_of_means, drawn, real)
-        return numbers | {"candidates": min(CANDIDATES, len(set(self.captions)))}
+        return numbers | {"candidates": min(CANDIDATES, len(self.candidates))}
 
 
 def draw(model: TextToImageModel, captions: list[str], seeds: list[int]) -> Tensor:
@@ -315,20 +334,25 @@ def draw(model: TextToImageModel, captions: list[str], seeds: list[int]) -> Tens
     )
 
 
-def diversity(model: TextToImageModel, groups: list[tuple[str, Tensor]]) -> dict:
+def draw_again(model: TextToImageModel, captions: list[str]) -> Tensor:
+    """Each caption with SEEDS seeds, (captions, SEEDS, 3, S, S) uint8."""
+    seeds = list(range(SEEDS)) * len(captions)
+    drawn = draw(model, [caption for caption in captions for _ in range(SEEDS)], seeds)
+    return drawn.unflatten(0, (len(captions), SEEDS))
+
+
+def diversity(pictures: Tensor, groups: list[Tensor]) -> dict:
     """Does the noise do what chance does in the data?
 
-    groups: captions, each with several real pictures (M, 3, S, S) uint8.
+    pictures: of each caption several, (captions, seeds, 3, S, S) uint8; groups: the real pictures
+    (M, 3, S, S) uint8 of each caption, M any number from 2.
     Returns `diversity` and `diversity_pixels`, variance over seeds / over real pictures, of random
-    features and of pixels; and the share of the drawings' variance that captions and noise explain.
+    features and of pixels; and the share of the pictures' variance that captions and noise explain.
     """
-    captions = [caption for caption, _ in groups]
-    seeds = list(range(SEEDS))
-    drawn = draw(model, [c for c in captions for _ in seeds], seeds * len(captions))
 
     def variances(look) -> tuple[Tensor, Tensor, Tensor]:
-        x = look(from_uint8(drawn)).unflatten(0, (len(captions), SEEDS))
-        real = [metrics.variance_over_seeds(look(from_uint8(p))[None]) for _, p in groups]
+        x = look(from_uint8(pictures.flatten(0, 1))).unflatten(0, pictures.shape[:2])
+        real = [metrics.variance_over_seeds(look(from_uint8(p))[None]) for p in groups]
         return x, metrics.variance_over_seeds(x), torch.cat(real)
 
     x, over_seeds, over_real = variances(metrics.random_features)
@@ -342,27 +366,37 @@ def diversity(model: TextToImageModel, groups: list[tuple[str, Tensor]]) -> dict
     }
 
 
-def memorisation(drawn: Tensor, real: Tensor, training: Tensor) -> tuple[dict, Tensor, Tensor]:
+def memorisation(
+    drawn: Tensor, real: Tensor, training: Tensor
+) -> tuple[dict[str, list[float] | bool], Tensor, Tensor]:
     """Are the drawings copies? Distances to the nearest training pictures, in 16x16 thumbnails.
 
-    Pictures (N, 3, S, S) uint8. Returns the numbers, and for each drawing its distance to the
-    nearest training picture, and that picture's number. `memorisation_ratio` is the median distance
-    of drawings over that of held-out real pictures: near 1 for new pictures, 0 for copies.
+    Pictures (N, 3, S, S) uint8, thumbnails of training (M, 768). Returns the numbers, and for each
+    drawing its distance to the nearest training picture, and that picture's number.
+    `memorisation_ratio` is the median distance of drawings over that of held-out real pictures:
+    near 1 for new pictures, 0 for copies.
     """
-    parts = [metrics.thumbnails(from_uint8(part)) for part in training.split(1024)]
-    among = torch.cat(parts)
-    distance, number = metrics.nearest(metrics.thumbnails(from_uint8(drawn)), among)
-    usual, _ = metrics.nearest(metrics.thumbnails(from_uint8(real)), among)
+    distance, number = metrics.nearest(metrics.thumbnails(from_uint8(drawn)), training)
+    usual, _ = metrics.nearest(metrics.thumbnails(from_uint8(real)), training)
     ratio = bootstrap(
         lambda a, b: a.median().item() / max(b.median().item(), 1e-12), distance, usual
     )
     return {"memorisation_ratio": ratio, "looks_copied": ratio[2] < 0.5}, distance, number
 
 
+def thumbnails_of(dataset: CaptionedImages) -> Tensor:
+    """Thumbnails of all pictures, (M, 768); the pictures themselves need not fit into memory."""
+    parts = []
+    for start in range(0, len(dataset), 1024):
+        pictures, _ = dataset.batch(range(start, min(start + 1024, len(dataset))))
+        parts.append(metrics.thumbnails(from_uint8(pictures)))
+    return torch.cat(parts)
+
+
 def evaluate_scenes(
     model: TextToImageModel,
     recogniser: judges.AttributeRecogniser,
-    training: tuple[Tensor, list[str]],
+    training: Training,
     num: int,
 ) -> dict:
     """Rates of right attributes by kind of caption, of the drawings and of the controls."""
@@ -380,29 +414,29 @@ def evaluate_scenes(
     rates: dict[str, dict] = defaultdict(dict)
     for row, (captions, real, asked) in rows.items():
         drawn = draw(model, captions, list(range(len(captions))))
-        systems = {"drawn": drawn, "real": real}
-        if row == "all_attributes":
-            systems = all_systems(drawn, real, captions, training)
-        for system, pictures in systems.items():
+        for system, pictures in all_systems(drawn, real, captions, training).items():
             right = attribute_rates(recogniser, judges.as_uint8(pictures), asked)
+            if row == "order_swaps":  # the two of a pair belong together
+                right = {k: v.float().unflatten(0, (-1, 2)).mean(1) for k, v in right.items()}
             rates[system][row] = {kind: bootstrap(mean, values) for kind, values in right.items()}
     return rates
 
 
 def all_systems(
-    drawn: Tensor, real: Tensor, captions: list[str], training: tuple[Tensor, list[str]]
+    drawn: Tensor, real: Tensor, captions: list[str], training: Training
 ) -> dict[str, Tensor]:
     """The pictures (N, 3, S, S) uint8 of SYSTEMS, for the same captions; see the protocol above."""
-    nearest = shared_words(captions, training[1]).argmax(dim=1)
-    pictures = drawn, real, drawn.roll(1, 0), real[:1].expand_as(real), training[0][nearest]
+    nearest = shared_words(captions, training.captions).argmax(dim=1).tolist()
+    retrieved, _ = training.pictures.batch([training.numbers[i] for i in nearest])
+    pictures = drawn, real, drawn.roll(1, 0), real[:1].expand_as(real), retrieved
     return dict(zip(SYSTEMS, pictures, strict=True))
 
 
 def groups_of(dataset: CaptionedImages, num: int) -> list[tuple[str, Tensor]]:
     """Captions that several pictures of a collection share, with those pictures."""
     by_caption = defaultdict(list)
-    for i in range(len(dataset)):
-        for caption in set(dataset.batch([i])[1][0]):
+    for i, record in enumerate(dataset.indices):
+        for caption in set(dataset.collection.records[record].captions):
             by_caption[caption].append(i)
     shared = [(c, n[:SEEDS]) for c, n in by_caption.items() if len(n) > 1]
     random.Random(0).shuffle(shared)
@@ -411,33 +445,39 @@ def groups_of(dataset: CaptionedImages, num: int) -> list[tuple[str, Tensor]]:
 
 
 def scene_groups(num: int, size: int) -> list[tuple[str, Tensor]]:
-    """Fully told captions of held-out scenes, with SEEDS real pictures of each."""
+    """Fully told captions of held-out scenes, with twice SEEDS real pictures of each."""
     groups = []
     for caption, _, scene in zip(*draw_scenes("validation", num, 7, (1, 2, 3)), strict=True):
         rng = fresh_random(9, len(groups))
-        pictures = [scenes.draw(scene, rng, size) for _ in range(SEEDS)]
+        pictures = [scenes.draw(scene, rng, size) for _ in range(2 * SEEDS)]
         groups.append((caption, judges.stack(pictures)))
     return groups
 
 
-def test_data(config: EvaluateConfig, dataset: CaptionedImages, size: int) -> tuple:
-    """What is held out and what was trained on: test set, reference pictures, training pictures
-    and captions (the first of each), groups of real pictures with one caption."""
+def test_data(
+    config: EvaluateConfig, dataset: CaptionedImages, size: int
+) -> tuple[TestSet, Tensor, Training, list[tuple[str, Tensor]]]:
+    """What is held out and what was trained on: test set, reference pictures, training pictures,
+    groups of real pictures with one caption."""
     num, num_groups = NUM_PICTURES[config.quick], NUM_DIVERSITY // (8 if config.quick else 1)
-    rng = np.random.default_rng(0)
-    numbers = rng.permutation(len(dataset))[: MAX_TRAINING[config.quick]].tolist()
-    pictures, captions = dataset.batch(numbers)
-    training = pictures, [c[0] for c in captions]
+    rng, once = np.random.default_rng(0), dataset.once()
+    numbers = rng.permutation(len(once))[: MAX_CAPTIONS[config.quick]].tolist()
+    records = [once.collection.records[once.indices[i]] for i in numbers]
+    training = Training(once, numbers, [record.captions[0] for record in records])
     if not config.data:
         mixed = (1, 1, 1, 2, 2, 2, 2, 3, 3, 3)
         tests = draw_scenes("validation", num, 0, mixed, scenes.choose_named, size)
         reference = draw_scenes("validation", num, 1, mixed, scenes.choose_named, size)[1]
         return tests, reference, training, scene_groups(num_groups, size)
     held_out = dataset.other_split(config.split)
-    chosen = rng.permutation(len(held_out))[:num].tolist()
-    real, several = held_out.batch(chosen)
+    chosen = rng.permutation(len(held_out)).tolist()
+    real, several = held_out.batch(chosen[:num])
     tests = [c[0] for c in several], real, []
-    return tests, training[0][: len(real)], training, groups_of(dataset, num_groups)
+    if len(chosen) >= 2 * num:
+        reference, _ = held_out.batch(chosen[num : 2 * num])
+    else:
+        reference, _ = once.batch(numbers[: len(real)])
+    return tests, reference, training, groups_of(once, num_groups)
 
 
 def evaluate(
@@ -450,19 +490,28 @@ def evaluate(
     tests, reference, training, groups = test_data(config, dataset, model.config.image_size)
     captions, real, _ = tests
     drawn = draw(model, captions, list(range(len(captions))))
-    evaluation = Evaluation(panel.encoder, tests, reference)
+    evaluation = Evaluation(panel.encoder, tests, reference, training.captions)
     systems = all_systems(drawn, real, captions, training)
     rows = {
         name: evaluation.measure(pictures)
         for name, pictures in tqdm(systems.items(), "measuring", unit="system")
     }
+    seen = thumbnails_of(training.pictures)
     for name in ("drawn", "retrieved"):
-        copies, distance, number = memorisation(systems[name], real, training[0])
+        copies, distance, number = memorisation(systems[name], real, seen)
         rows[name] |= copies
         if name == "drawn":
             closest = distance.argsort()[:8]
-            save_closest(Path(config.output), drawn, training, closest, number, captions)
-    rows["drawn"] |= diversity(model, groups) if groups else {}
+            copied, _ = training.pictures.batch(number[closest].tolist())
+            asked = [captions[i] for i in closest]
+            save_closest(Path(config.output), drawn[closest], copied, asked)
+    if groups:
+        shown = [pictures[:SEEDS] for _, pictures in groups]
+        rows["drawn"] |= diversity(draw_again(model, [c for c, _ in groups]), shown)
+        if not config.data:  # scenes can be drawn anew
+            others = torch.stack([pictures[SEEDS:] for _, pictures in groups])
+            rows["real"] |= diversity(others, shown)
+            rows["repeated"] |= diversity(others[:, :1].expand_as(others), shown)
     if panel.recogniser and not config.data:
         rates = evaluate_scenes(model, panel.recogniser, training, len(captions))
         for name, row in rates.items():
@@ -478,13 +527,11 @@ def save_sheet(folder: Path, real: Tensor, drawn: Tensor, captions: list[str]) -
     figures.save_samples(folder / "sheet.png", {"real": real, "drawn": drawn}, shown, title)
 
 
-def save_closest(
-    folder: Path, drawn: Tensor, training: tuple, closest: Tensor, number: Tensor, captions: list
-) -> None:
+def save_closest(folder: Path, drawn: Tensor, training: Tensor, captions: list[str]) -> None:
     """The drawings that are closest to a training picture, with that picture."""
-    rows = {"drawn": drawn[closest], "training": training[0][number[closest]]}
     title = "The drawings that come closest to a training picture, and that picture"
-    figures.save_samples(folder / "closest.png", rows, [captions[i] for i in closest], title)
+    rows = {"drawn": drawn, "training": training}
+    figures.save_samples(folder / "closest.png", rows, captions, title)
 
 
 def headline(rows: dict) -> dict:
@@ -546,7 +593,7 @@ def main(config: EvaluateConfig) -> dict:
         panel = judges.load(for_judges, fit=config.fit_judges)
     rows = evaluate(config, model, panel, dataset)
     about |= {"weights": str(path), "split": config.split, "judges": panel.fingerprint}
-    about |= {"quick": config.quick}
+    about |= {"quick": config.quick, "sharpness": model.config.sharpness, "truncation": TRUNCATION}
     about |= {"seconds": round(time.monotonic() - began, 1)}
     result = headline(rows) | rows | {"about": about}
     folder = Path(config.output)

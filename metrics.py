@@ -117,7 +117,7 @@ def bootstrap(
 
     Samples of one length are resampled together (they belong to the same captions). The interval is
     moved so that the mean of the resampled values lies on the value: distances between sets are
-    larger for resampled sets, which hold pictures twice.
+    larger for resampled sets, which hold pictures twice. No limit is below 0 where no value is.
     """
     rng = np.random.default_rng(0)
     value, values = statistic(*samples), []
@@ -126,6 +126,8 @@ def bootstrap(
         values.append(statistic(*(s[rows[len(s)]] for s in samples)))
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(values, [tail, 1 - tail]) - np.mean(values) + value
+    if min(values) >= 0:
+        low = max(low, 0.0)
     return [float(value), float(low), float(high)]
 
 

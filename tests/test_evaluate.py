@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import checkpoint
 import dataset
@@ -106,26 +107,24 @@ def test_scenes_to_judge_are_never_trained_on():
 
 
 def test_right_captions_have_precision_one_and_random_ones_are_at_chance():
-    captions = [f"number {i}" for i in range(400)]
-    rng = torch.Generator().manual_seed(0)
-    similarity = torch.rand(400, 400, generator=rng)
-    words = torch.rand(400, 400, generator=rng)
-    chance = evaluate.r_precision(similarity, captions, words)
-    for values in chance.values():
+    own, rng = torch.arange(400), torch.Generator().manual_seed(0)
+    similarity = torch.rand(400, 500, generator=rng)
+    words = torch.rand(400, 500, generator=rng)
+    for values in evaluate.r_precision(similarity, own, words).values():
         assert values.mean().item() == pytest.approx(1 / evaluate.CANDIDATES, abs=0.02)
-    for values in evaluate.r_precision(similarity + 2 * torch.eye(400), captions, words).values():
+    similarity[own, own] += 2
+    for values in evaluate.r_precision(similarity, own, words).values():
         assert (values == 1).all()
 
 
 def test_the_probability_over_candidates_is_that_of_drawing_them():
     num, better = 150, 2  # two of the 149 others are closer than the own caption
-    similarity = torch.zeros(num, num).fill_diagonal_(0.5)
-    similarity[0, 1 : 1 + better] = 1
-    captions = [str(i) for i in range(num)]
-    found = evaluate.r_precision(similarity, captions, torch.zeros(num, num))["random"][0].item()
-    rng = random.Random(0)
-    size = evaluate.CANDIDATES - 1
-    draws = [min(rng.sample(range(1, num), size)) > better for _ in range(20_000)]
+    similarity = torch.zeros(1, num)
+    similarity[0, 7], similarity[0, :better] = 0.5, 1
+    words, own = torch.zeros(1, num), torch.tensor([7])
+    found = evaluate.r_precision(similarity, own, words)["random"].item()
+    rng, others = random.Random(0), [i for i in range(num) if i != 7]
+    draws = [min(rng.sample(others, evaluate.CANDIDATES - 1)) >= better for _ in range(20_000)]
     assert found == pytest.approx(sum(draws) / len(draws), abs=0.01)
 
 
@@ -135,25 +134,51 @@ def test_hard_captions_are_those_that_share_most_words(monkeypatch):
     words = evaluate.shared_words(captions, captions)
     assert words[0].tolist() == pytest.approx([1, 0.5, 0])
     similarity = torch.tensor([[0.5, 0.9, 0.1], [0.1, 0.5, 0.9], [0.1, 0.2, 0.5]])
-    hard = evaluate.r_precision(similarity, captions, words)["hard"]
+    hard = evaluate.r_precision(similarity, torch.arange(3), words)["hard"]
     assert hard.tolist() == [0, 1, 1]  # only the second picture's rival is not the closest
 
 
-def test_another_picture_with_the_same_caption_is_no_rival():
-    captions = ["a star", "a star", "a moon"]
-    similarity = torch.tensor([[0.5, 0.9, 0.1]] * 2 + [[0.1, 0.2, 0.5]])
-    words = evaluate.shared_words(captions, captions)
-    for values in evaluate.r_precision(similarity, captions, words).values():
-        assert values.tolist()[0] == 1
+class LooksAtWords:
+    """Stands for a dual encoder that captions alone matter to."""
+
+    def embed_captions(self, captions):
+        return torch.tensor([[float(len(c)), 1.0] for c in captions])
+
+    def embed_pictures(self, pictures):
+        return pictures.flatten(1)[:, :64]
+
+
+def test_captions_of_training_are_rivals_and_the_own_one_never_is():
+    captions, real = ["a star", "a star", "a moon"], torch.zeros(3, 3, 64, 64, dtype=torch.uint8)
+    tests, seen = (captions, real, []), ["a moon", "a red moon", "a star"]
+    evaluation = evaluate.Evaluation(LooksAtWords(), tests, real, seen)
+    assert evaluation.candidates == ["a star", "a moon", "a red moon"]
+    assert evaluation.own.tolist() == [0, 0, 1]
+    assert evaluation.words.shape == (3, 3) and len(evaluation.embedded) == 3
 
 
 def test_copies_of_the_training_pictures_are_flagged_and_new_ones_are_not():
     training, real, drawn = torch.randint(0, 256, (3, 120, 3, 32, 32), dtype=torch.uint8)
-    numbers, *_ = evaluate.memorisation(training[:50], real, training)
+    seen = metrics.thumbnails(evaluate.from_uint8(training))
+    numbers, *_ = evaluate.memorisation(training[:50], real, seen)
     assert numbers["looks_copied"] and numbers["memorisation_ratio"][0] < 0.01
-    numbers, _, nearest = evaluate.memorisation(drawn, real, training)
+    numbers, _, nearest = evaluate.memorisation(drawn, real, seen)
     assert not numbers["looks_copied"]
     assert numbers["memorisation_ratio"][0] == pytest.approx(1, abs=0.1)
+
+
+def test_copies_are_looked_for_among_all_training_pictures(picture_folder, monkeypatch):
+    """Also where captions are compared with a part of them only."""
+    monkeypatch.setitem(evaluate.MAX_CAPTIONS, True, 5)
+    pictures = CaptionedImages(picture_folder, image_size=32, show_progress=False)
+    config = evaluate.EvaluateConfig(data=str(picture_folder), quick=True)
+    _, _, training, _ = evaluate.test_data(config, pictures, 32)
+    assert len(training.captions) == len(training.numbers) == 5
+    seen = evaluate.thumbnails_of(training.pictures)
+    assert len(seen) == len(pictures)
+    last = pictures.batch([len(pictures) - 1])[0]
+    _, distance, number = evaluate.memorisation(last, last, seen)
+    assert distance.item() < 1e-3 and number.item() == len(pictures) - 1
 
 
 class PaintsWithNoise:
@@ -169,10 +194,17 @@ class PaintsWithNoise:
 
 @pytest.mark.parametrize("spread, ratio", [(0.0, 0.0), (1.0, 1.0), (2.0, 4.0)])
 def test_diversity_is_the_variance_over_seeds_beside_the_real_one(spread, ratio):
-    real = evaluate.draw(PaintsWithNoise(1.0), [""] * evaluate.SEEDS, list(range(evaluate.SEEDS)))
-    groups = [(f"caption {i}", real) for i in range(4)]
-    numbers = evaluate.diversity(PaintsWithNoise(spread), groups)
+    captions, seeds = [f"caption {i}" for i in range(4)], list(range(evaluate.SEEDS))
+    real = evaluate.draw(PaintsWithNoise(1.0), [""] * evaluate.SEEDS, seeds)
+    drawn = evaluate.draw_again(PaintsWithNoise(spread), captions)
+    assert drawn.shape == (4, evaluate.SEEDS, 3, 64, 64)
+    numbers = evaluate.diversity(drawn, [real] * 4)
     assert numbers["diversity_pixels"][0] == pytest.approx(ratio, abs=0.05)
+    features = [metrics.random_features(evaluate.from_uint8(x)).numpy() for x in (drawn[0], real)]
+    over_seeds = [x.var(axis=0, ddof=1).mean() for x in features]
+    assert numbers["diversity"][0] == pytest.approx(over_seeds[0] / over_seeds[1], abs=1e-4)
+    # All that varies: of 4 x 8 drawings with 31 degrees of freedom, of which 4 x 7 are over seeds.
+    assert numbers["variance_from_noise"] == pytest.approx(31 / 28 if spread else 0, abs=1e-3)
 
 
 def test_drawings_do_not_depend_on_how_many_are_drawn_at_once():
@@ -198,13 +230,13 @@ def test_the_shipped_recogniser_is_right_on_fresh_real_scenes(panel):
 
 
 def test_the_shipped_dual_encoder_is_good_enough_to_judge(panel):
-    captions, real, asked = evaluate.draw_scenes("validation", 512, 9, (1, 2, 3))
-    evaluation = evaluate.Evaluation(panel.encoder, (captions, real, asked), real)
-    similarity = panel.encoder.similarities(evaluation.features(real)["judge"], evaluation.embedded)
-    words = evaluate.shared_words(captions, captions)
-    assert evaluate.r_precision(similarity, captions, words)["random"].mean() > 0.85
-    shuffled = evaluate.r_precision(similarity.roll(1, 0), captions, words)["random"].mean()
-    assert shuffled < 0.05
+    tests = evaluate.draw_scenes("validation", 512, 9, (1, 2, 3))
+    evaluation = evaluate.Evaluation(panel.encoder, tests, tests[1])
+    seen = evaluation.features(tests[1])["judge"]
+    for pictures, fits in ((seen, lambda p: p > 0.85), (seen.roll(1, 0), lambda p: p < 0.05)):
+        similarity = panel.encoder.similarities(pictures, evaluation.embedded)
+        rates = evaluate.r_precision(similarity, evaluation.own, evaluation.words)
+        assert fits(rates["random"].mean())
 
 
 def test_padding_does_not_change_how_a_caption_is_judged(panel):
@@ -281,10 +313,15 @@ def test_quick_evaluation_writes_numbers_beside_their_controls(evaluated):
     for name in names:
         value, low, high = written[name]
         assert low <= value <= high
+    assert written["frechet_floor"][0] > 0.5  # 0 from the pictures that are measured themselves
     assert {"drawn", "real", "shuffled", "repeated", "retrieved", "about"} <= set(written)
     rates = {s: written[s]["attributes"]["all_attributes"]["all"][0] for s in evaluate.SYSTEMS}
     assert rates["real"] > 0.99 and rates["drawn"] > 0.9
     assert max(rates[control] for control in ("shuffled", "repeated", "retrieved")) < 0.05
+    for row in ("all_attributes_unseen", "three_objects", "order_swaps", "other_patterns"):
+        found = {s: written[s]["attributes"][row]["all"][0] for s in evaluate.SYSTEMS}
+        assert found["real"] > 0.9 and max(found["shuffled"], found["repeated"]) < 0.2
+    assert 0.6 < written["real"]["diversity"][0] < 1.6 and written["repeated"]["diversity"][0] == 0
     assert written["retrieved"]["looks_copied"] and not written["drawn"]["looks_copied"]
     for figure in ("evaluation.png", "sheet.png", "closest.png"):
         assert (folder / figure).stat().st_size > 10_000
@@ -321,6 +358,22 @@ def test_the_split_that_is_asked_for_is_measured(picture_folder):
         assert sorted(captions) == sorted(f"{name} {i}" for i in numbers) and len(real) == 20
 
 
+@pytest.mark.parametrize("num, is_held_out", [(20, False), (10, True)])
+def test_the_reference_shares_no_picture_with_the_test_set(tmp_path, num, is_held_out, monkeypatch):
+    for i in range(60):
+        folder = tmp_path / ("validation" if i < 20 else "train")
+        folder.mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32), (4 * i, 0, 0)).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"red, {i}")
+    monkeypatch.setitem(evaluate.NUM_PICTURES, False, num)
+    pictures = CaptionedImages(tmp_path, image_size=32, show_progress=False)
+    config = evaluate.EvaluateConfig(data=str(tmp_path))
+    (_, real, _), reference, *_ = evaluate.test_data(config, pictures, 32)
+    red = [set(x[:, 0, 0, 0].tolist()) for x in (real, reference)]
+    assert not red[0] & red[1] and len(red[0]) == len(red[1]) == num
+    assert (max(red[1]) < 4 * 20) == is_held_out
+
+
 @pytest.mark.parametrize("settings", [{"split": "test"}, {"data": "birds", "split": "train"}])
 def test_what_was_trained_on_is_not_measured(settings):
     with pytest.raises(UserError, match="kept out of training"):
@@ -347,3 +400,19 @@ def test_a_caption_twice_at_one_picture_or_on_equal_pictures_makes_no_group(pict
     (picture_folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     pictures = CaptionedImages(picture_folder, validation_share=0.0, show_progress=False)
     assert [caption for caption, _ in evaluate.groups_of(pictures, 9)] == ["varied"]
+
+
+def test_pictures_that_an_epoch_shows_often_are_judged_once(tmp_path):
+    """Else copies of one picture would count as the variety of a caption."""
+    for i in range(30):
+        folder = tmp_path / ("4_bird" if i < 20 else "1_cat")
+        folder.mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32), (8 * i, 0, 0)).save(folder / f"{i}.png")
+    pictures = CaptionedImages(tmp_path, image_size=32, validation_share=0.0, show_progress=False)
+    assert len(pictures) == 90
+    config = evaluate.EvaluateConfig(data=str(tmp_path))
+    _, _, training, groups = evaluate.test_data(config, pictures, 32)
+    assert sorted(training.numbers) == list(range(30))
+    assert sorted(caption for caption, _ in groups) == ["bird", "cat"]
+    for _, group in groups:
+        assert len({p.numpy().tobytes() for p in group}) == evaluate.SEEDS

@@ -20,7 +20,7 @@ def test_latents_depend_on_the_picture_and_on_the_guess():
     assert not torch.equal(mean, encoder(real, other)[0])
 
 
-def test_latents_stay_where_drawing_looks():
+def test_latents_stay_within_their_bounds():
     encoder = LatentEncoder(5)
     with torch.no_grad():
         encoder.out.weight.mul_(1e6)

@@ -610,13 +610,25 @@ def test_overfitting_is_told_and_the_best_weights_are_drawn_from(
 
 
 def test_each_term_changes_what_is_learnt(picture_folder, monkeypatch):
+    """Each in a run that differs from the first in nothing else."""
     one = weights_of(train.main(tiny(picture_folder, run="one")))
-    never, late = lambda drawn, real: drawn.new_zeros(()), (0.9, 1.0)
-    changed = {"colour_loss": never, "LATENT_RAMP": late, "SHARPEN_RAMP": late}
+    late = (0.9, 1.0)
+    changed = {
+        "colour_loss": lambda drawn, real: drawn.new_zeros(()),
+        "sliced_wasserstein_loss": lambda drawn, real, filters: drawn.new_zeros(()),
+        "kl_divergence": lambda mean, log_std: mean.new_zeros(()),
+        "SHARPNESS": 1.0,
+        "LATENT_RAMP": late,
+        "SHARPEN_RAMP": late,
+    }
+    others = {}
     for name, value in changed.items():
         with monkeypatch.context() as patch:
             patch.setattr(train, name, value)
-            other = weights_of(train.main(tiny(picture_folder, run=name)))
+            others[name] = weights_of(train.main(tiny(picture_folder, run=name)))
+    for name, value in {"latent": 0.0, "sharpen": 1.0}.items():
+        others[name] = weights_of(train.main(tiny(picture_folder, run=name, **{name: value})))
+    for name, other in others.items():
         differing = [n for n, w in one.items() if not torch.equal(w, other[n])]
         assert any(not n.startswith("flow") for n in differing), name
 
