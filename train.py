@@ -54,7 +54,7 @@ LATENT_RAMP = (0.45, 0.55)
 SHARPEN_RAMP = (0.6, 0.8)
 SHARPNESS = 2.0  # of the masks that the sharpness term sees; drawing goes beyond it
 NOISES = 4  # R, latents of each picture that the flow is fitted to
-OVERFIT = 1.03  # times the energy score of the best weights: where training warns
+OVERFIT = 1.03  # times the lowest loss or score of held-out captions: where training warns
 FLOW_WEIGHT = 0.01  # keeps it out of the gradient clip's way; no other loss reaches the flow
 LOGS_PER_SAMPLE = 10  # lines of metrics.jsonl for each sample sheet
 LOOKED_AT = 10_000  # pictures whose captions are measured before training starts
@@ -84,7 +84,8 @@ class TrainConfig(DataConfig):
     min_count: int = setting(2, "captions' words rarer than this are unknown")
     shuffle_tags: bool = setting(False, "shuffle what commas separate in captions")
     sample_every: int = setting(10_000, "images between sample sheets, validations, checkpoints")
-    init_from: str = setting("", "weights or run to start a new run from; its words are kept")
+    init_from: str = setting("", "weights or run to begin with, in a new run with a "
+                            "schedule of its own; its words are kept")  # fmt: skip
     keep_every: int = setting(0, "images between checkpoints that are kept for good; 0: none")
     stop_after: int = setting(0, "images seen after which to save and stop; 0: at the end")
 
@@ -282,12 +283,11 @@ def non_finite(
     )
 
 
-def overfitting(clock: int, score: float, best: dict) -> str:
-    """The warning, for people."""
+def overfitting(clock: int, name: str, now: float, best: dict) -> str:
+    """The warning, for people: what is called `name` was lower after best["images"]."""
     return (
         f"{clock:,} images: overfitting, held-out captions were drawn best after "
-        f"{best['images']:,} (energy score {best['energy_score']:.4f}, now {score:.4f}); those "
-        "weights are kept"
+        f"{best['images']:,} ({name.replace('_', ' ')} {best[name]:.4f}, now {now:.4f})"
     )
 
 
@@ -430,7 +430,16 @@ def train(
                         best = {"images": clock, "energy_score": score}
                         best["weights"] = copy.deepcopy(ema.state_dict())
                     elif best["images"] > start and score > OVERFIT * best["energy_score"]:
-                        bar.write(overfitting(clock, score, best))
+                        warning = overfitting(clock, "energy_score", score, best)
+                        bar.write(f"{warning}; those weights are kept")
+                else:
+                    loss = measured["regression_loss"]
+                    lines = [line for line in metrics if line["split"] == "validation"]
+                    lowest = min(lines, key=lambda line: line["regression_loss"])
+                    if loss > OVERFIT * lowest["regression_loss"]:
+                        warning = overfitting(clock, "regression_loss", loss, lowest)
+                        shorter = f"a new run with --images {lowest['images']}"
+                        bar.write(f"{warning}; more pictures help, or {shorter}")
                 title = f"{folder.name}: {clock:,} images seen; pictures held out, none picked"
                 save_samples(folder / f"samples/{clock:09d}.png", ema, validation, title)
                 figures.save_loss_curves(folder / "loss.png", metrics)
