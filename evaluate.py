@@ -51,7 +51,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -254,7 +253,7 @@ def r_precision(similarity: Tensor, own: Tensor, words: Tensor) -> dict[str, Ten
         "random": the probability 0..1 over all choices of the other candidates (a hypergeometric
         draw, computed exactly); "hard": 0 or 1, against those that share most words.
     """
-    is_own = F.one_hot(own, similarity.shape[1]).bool()  # (N, M)
+    is_own = torch.zeros_like(similarity, dtype=torch.bool).scatter_(1, own[:, None], True)
     better = (similarity >= similarity.gather(1, own[:, None])) & ~is_own  # a tie is no success
     total = similarity.shape[1] - 1
     drawn, wrong = min(CANDIDATES - 1, total), better.sum(1).double()
@@ -387,7 +386,7 @@ def memorisation(
 def thumbnails_of(dataset: CaptionedImages) -> Tensor:
     """Thumbnails of all pictures, (M, 768); the pictures themselves need not fit into memory."""
     parts = []
-    for start in range(0, len(dataset), 1024):
+    for start in tqdm(range(0, len(dataset), 1024), "looking for copies", unit="batch"):
         pictures, _ = dataset.batch(range(start, min(start + 1024, len(dataset))))
         parts.append(metrics.thumbnails(from_uint8(pictures)))
     return torch.cat(parts)

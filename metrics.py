@@ -121,6 +121,8 @@ def bootstrap(
     """
     rng = np.random.default_rng(0)
     value, values = statistic(*samples), []
+    if all((s == s[:1]).all() for s in samples):  # whatever is resampled, it is the same again
+        return [float(value)] * 3
     for _ in range(resamples):
         rows = {n: torch.from_numpy(rng.integers(n, size=n)) for n in {len(s) for s in samples}}
         values.append(statistic(*(s[rows[len(s)]] for s in samples)))

@@ -133,6 +133,18 @@ def test_bootstrap_intervals_hold_the_true_mean_about_as_often_as_they_say():
     assert 85 <= sum(holds) <= 100
 
 
+def test_limits_of_what_is_never_negative_are_not_either():
+    rare = (torch.arange(500) < 2).float()
+    assert metrics.bootstrap(metrics.mean, rare)[1] == 0
+    assert metrics.bootstrap(metrics.mean, rare - 1)[1] < -0.99
+
+
+def test_rows_that_are_all_alike_leave_no_doubt():
+    assert metrics.bootstrap(metrics.mean, torch.ones(9)) == [1, 1, 1]
+    value, low, high = metrics.bootstrap(metrics.ratio_of_means, torch.ones(99), torch.rand(99))
+    assert low < value < high
+
+
 def test_bootstrap_resamples_what_belongs_together_together():
     x = gaussian(300, 1, 0).abs()
     value, low, high = metrics.bootstrap(metrics.ratio_of_means, 3 * x, x, resamples=50)
