@@ -102,7 +102,10 @@ def provenance(device: str) -> dict:
         commit = subprocess.run(git, cwd=root, capture_output=True, text=True).stdout.strip()
     except OSError:  # git is not installed
         commit = ""
-    hardware = f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    # What multiplies matrices decides the speed: AVX2, AVX512 or AMX.
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    kind = "AMX" if has_amx else torch.backends.cpu.get_cpu_capability()
+    hardware = f"{os.cpu_count()} CPU cores ({platform.machine()}, {kind})"
     if device == "cuda":
         hardware = torch.cuda.get_device_name()
     return {

@@ -203,13 +203,14 @@ def compose(layers: Tensor, sharpness: float) -> Tensor:
     et al. 2016), so that the costly convolutions stay at half of it; a layer has one colour for
     four pixels.
 
-    layers: (B, 7, K, H/2, W/2), red, green, blue and the logits of the mask at four sub-pixels;
-    sharpness: factor of the logits; more than 1 chooses where the layers are mixed for doubt.
+    layers: (B, 7, K, H/2, W/2) float32, red, green, blue and the logits of the mask at four
+    sub-pixels; sharpness: factor of the logits; more than 1 chooses where the layers are mixed for
+    doubt.
     Returns (B, 3, H, W) float32.
     """
-    colours, masks = layers.float().split([3, 4], dim=1)  # (B, 3 or 4, K, H/2, W/2)
+    colours, masks = layers.split([3, 4], dim=1)  # (B, 3 or 4, K, H/2, W/2)
     masks = (sharpness * masks).softmax(dim=2)
-    x = (colours[:, :, None] * masks[:, None]).sum(dim=3)  # (B, 3, 4, H/2, W/2)
+    x = torch.einsum("bckhw,bskhw->bcshw", colours, masks)  # (B, 3, 4, H/2, W/2)
     return F.pixel_shuffle(x.flatten(1, 2), 2)  # (B, 3, H, W)
 
 
@@ -348,7 +349,7 @@ class TextToImageModel(nn.Module):
         (Karras et al. 2022, non-leaking augmentation).
 
         Returns:
-            layers (B, 7, K, H/2, W/2), for `compose`, and attention weights, as `forward` does.
+            layers (B, 7, K, H/2, W/2) float32, for `compose`; attention weights, as `forward`.
         """
         words, mask, caption, attention = text
         weights = {} if attention is None else {"self": attention}
@@ -368,8 +369,9 @@ class TextToImageModel(nn.Module):
             if block is not None:
                 x = block(x, condition)  # (B, C', 2H, 2W)
 
-        layers = self.to_layers(F.leaky_relu(x, 0.2)).unflatten(1, (-1, NUM_LAYERS))
-        return layers, weights
+        layers = self.to_layers(F.leaky_relu(x, 0.2))
+        layers = layers.to(torch.float32, memory_format=torch.contiguous_format)
+        return layers.unflatten(1, (-1, NUM_LAYERS)), weights
 
     @torch.no_grad()
     def guess(self, tokens: Tensor, augmentation: Tensor | None = None) -> Tensor:
