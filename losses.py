@@ -40,9 +40,14 @@ def sorted_difference(a: Tensor, b: Tensor) -> Tensor:
 
 
 def sliced_wasserstein_loss(
-    drawn: Tensor, real: Tensor, generator: torch.Generator, num_filters: int = 4
+    drawn: Tensor,
+    real: Tensor,
+    generator: torch.Generator,
+    num_filters: int = 4,
+    num_scales: int = 2,
 ) -> Tensor:
-    """Distance between the patches of each picture and of its real one, at two scales: sharpness.
+    """Distance between the patches of each picture and of its real one, at full size, half of it,
+    ...: sharpness.
 
     Random zero-mean unit-norm 5x5 filters, fresh at each call; their responses in a picture are
     sorted and compared with the sorted ones in the real picture, so that an edge counts as an edge
@@ -53,7 +58,7 @@ def sliced_wasserstein_loss(
     generator: of the CPU, decides the filters.
     """
     loss = drawn.new_zeros(())
-    for _ in range(2):
+    for _ in range(num_scales):
         filters = torch.randn(num_filters, 3, 5, 5, generator=generator)
         filters = filters - filters.mean(dim=(1, 2, 3), keepdim=True)
         filters = (filters / filters.flatten(1).norm(dim=1)[:, None, None, None]).to(drawn.device)

@@ -69,13 +69,18 @@ class Adversary:
     def logits(self, pictures: Tensor) -> Tensor:
         return self.network(pictures).mean(dim=(1, 2, 3))  # (B,)
 
+    def mismatch(self, real: Tensor) -> Tensor | float:
+        """Loss of taking pictures with captions of others for real; nothing without text."""
+        return 0.0
+
     def __call__(self, drawn: Tensor, real: Tensor, generator: torch.Generator) -> Tensor:
         shown = [real.detach().requires_grad_(), drawn.detach().requires_grad_()]
         true, false = map(self.logits, shown)
         slopes = torch.autograd.grad(true.sum() + false.sum(), shown, create_graph=True)
         penalty = sum(slope.square().flatten(1).sum(1).mean() for slope in slopes)
         self.optimizer.zero_grad()
-        (F.softplus(false - true).mean() + self.GAMMA / 2 * penalty).backward()
+        loss = F.softplus(false - true).mean() + self.GAMMA / 2 * penalty
+        (loss + self.mismatch(real)).backward()
         self.optimizer.step()
 
         self.network.requires_grad_(False)
@@ -200,18 +205,16 @@ def train_for(
     return folder, images, seconds
 
 
-def table(rows: list[dict]) -> str:
+def table(rows: list[dict], names: tuple[str, ...] = NUMBERS) -> str:
     """Markdown: a line for each variant, means over its seeds, lowest and highest value."""
-    lines = [["", "minutes", "images", *(name.replace("_", " ") for name in NUMBERS)]]
+    lines = [["", "minutes", "images", *(name.replace("_", " ") for name in names)]]
     lines.append(["---"] * len(lines[0]))
-    for variant in VARIANTS:
+    for variant in dict.fromkeys(row["variant"] for row in rows):
         runs = [row for row in rows if row["variant"] == variant]
-        if not runs:
-            continue
         line = [f"{variant} ({len(runs)} seeds)"]
         line.append(f"{sum(run['seconds'] for run in runs) / len(runs) / 60:.1f}")
         line.append(f"{sum(run['images'] for run in runs) / len(runs):,.0f}")
-        for name in NUMBERS:
+        for name in names:
             values = [run[name][0] for run in runs]
             mean, low, high = sum(values) / len(values), min(values), max(values)
             line.append(f"{mean:.3g} ({low:.3g}..{high:.3g})")

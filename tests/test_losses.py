@@ -5,9 +5,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from losses import colour_loss, kl_divergence, regression_loss, sliced_wasserstein_loss
+from losses import (
+    colour_loss,
+    kl_divergence,
+    regression_loss,
+    sliced_wasserstein_loss,
+    sorted_difference,
+)
 
-NUM_FILTERS, FILTER_SIZE, NUM_SCALES = 4, 5, 2  # of sliced_wasserstein_loss
+FILTER_SIZE = 5  # of sliced_wasserstein_loss
 FLOOR = 1e-3  # of regression_loss, below the root
 
 
@@ -55,13 +61,15 @@ def patches(picture: np.ndarray) -> np.ndarray:
     )
 
 
-def naive_wasserstein(drawn: torch.Tensor, real: torch.Tensor, seed: int) -> float:
+def naive_wasserstein(
+    drawn: torch.Tensor, real: torch.Tensor, seed: int, num_filters: int = 4, num_scales: int = 2
+) -> float:
     """One picture and one filter after the other; the random draws are those of the loss."""
     generator = torch.Generator().manual_seed(seed)
     drawn, real = list(drawn.double().numpy()), list(real.double().numpy())
     loss = 0.0
-    for _ in range(NUM_SCALES):
-        shape = (NUM_FILTERS, 3, FILTER_SIZE, FILTER_SIZE)
+    for _ in range(num_scales):
+        shape = (num_filters, 3, FILTER_SIZE, FILTER_SIZE)
         filters = torch.randn(*shape, generator=generator).double().numpy()
         differences = []
         for a, b in zip(drawn, real, strict=True):
@@ -134,6 +142,23 @@ def test_sliced_wasserstein_loss_is_what_a_naive_loop_gives(shape):
     for seed in range(3):
         expected = naive_wasserstein(drawn, real, seed)
         assert wasserstein(drawn, real, seed).item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{"num_filters": 2}, {"num_scales": 1}])
+def test_filters_and_scales_of_the_sliced_wasserstein_loss_can_be_chosen(settings):
+    drawn, real = random_pictures(1, 3, 16, 16, seed=1), random_pictures(1, 3, 16, 16, seed=2)
+    expected = naive_wasserstein(drawn, real, 0, **settings)
+    assert wasserstein(drawn, real, **settings).item() == pytest.approx(expected, rel=1e-4)
+    assert wasserstein(drawn, real).item() != pytest.approx(expected, rel=1e-2)
+
+
+def test_sorted_differences_and_their_gradients_are_those_of_sorting_by_torch():
+    a, b = (random_pictures(2, 3, 50, seed=seed).requires_grad_() for seed in (1, 2))
+    loss = sorted_difference(a, b)
+    expected = (a.sort(dim=2).values - b.sort(dim=2).values).abs().mean()
+    torch.testing.assert_close(loss, expected)
+    gradients = (torch.autograd.grad(x, a)[0] for x in (loss, expected))
+    torch.testing.assert_close(*gradients)
 
 
 def test_sliced_wasserstein_loss_of_equal_pictures_is_zero():

@@ -1,6 +1,7 @@
 """Protects the model: what decides a picture, what does not, and the file contract."""
 
 import io
+import itertools
 import math
 
 import numpy as np
@@ -147,6 +148,16 @@ def test_noise_becomes_a_latent_in_the_flow_and_none_is_far_out(shift):
     assert not torch.allclose(latent, noise)
     expected = compose(model.decode(text, latent)[0], model.config.sharpness).clamp(-1, 1)
     torch.testing.assert_close(model.draw(CAPTIONS[:1], [3]), expected)
+
+
+def test_layers_are_composed_as_a_loop_over_pixels_does_it():
+    layers = torch.randn(2, 7, NUM_LAYERS, 2, 3, generator=torch.Generator().manual_seed(0))
+    pictures = compose(layers, sharpness=1.5)
+    for y, x in itertools.product(range(4), range(6)):
+        here = layers[:, :, :, y // 2, x // 2]  # (B, 7, K)
+        mask = (1.5 * here[:, 3 + 2 * (y % 2) + x % 2]).softmax(dim=1)
+        expected = sum(here[:, :3, k] * mask[:, k, None] for k in range(NUM_LAYERS))
+        torch.testing.assert_close(pictures[:, :, y, x], expected)
 
 
 def test_sharp_masks_choose_the_layer_that_soft_ones_lean_to():
