@@ -5,6 +5,8 @@ import warnings
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
@@ -12,38 +14,42 @@ from torch import Tensor
 from files import write_whole
 
 COLUMNS = 8  # captions side by side
-CELL, CAPTION, TITLE, LABEL = 128, 76, 30, 24  # sizes in pixels
+PICTURE, GAP, CAPTION, TITLE, LABEL = 128, 2, 76, 30, 24  # sizes in pixels
 DPI = 100
 
 
 def save_samples(path: Path, rows: dict[str, Tensor], captions: list[str], title: str) -> None:
     """A sheet with a column for each caption, and a line for each entry of rows.
 
-    rows: label -> pictures (B, 3, H, W) uint8. Captions beyond COLUMNS continue below.
+    rows: label -> pictures (B, 3, H, W) uint8, shown PICTURE pixels wide. Captions beyond COLUMNS
+    continue below.
     """
-    num_blocks = -(-len(captions) // COLUMNS)
-    block_height = len(rows) * CELL + CAPTION
-    width, height = LABEL + CELL * min(COLUMNS, len(captions)), TITLE + num_blocks * block_height
+    cell, num = PICTURE + GAP, len(captions)
+    block_height = len(rows) * cell + CAPTION
+    width = LABEL + cell * min(COLUMNS, num)
+    height = TITLE + -(-num // COLUMNS) * block_height
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-    figure.text(
-        0.5, 1 - TITLE / 2 / height, title, ha="center", va="center", fontsize=8, parse_math=False
-    )
-    for i, caption in enumerate(captions):
-        x, y = LABEL + CELL * (i % COLUMNS), TITLE + block_height * (i // COLUMNS)
-        for label, pictures in rows.items():
-            place = (
-                x / width,
-                1 - (y + CELL - 2) / height,
-                (CELL - 2) / width,
-                (CELL - 2) / height,
-            )
-            axis = figure.add_axes(place, xticks=[], yticks=[], frame_on=False)
-            axis.imshow(pictures[i].permute(1, 2, 0).cpu().numpy(), aspect="auto")
+
+    def write(x: float, y: float, text: str, **style) -> None:
+        figure.text(x / width, 1 - y / height, text, parse_math=False, **style)
+
+    write(width / 2, TITLE / 2, title, ha="center", va="center", fontsize=8)
+    sheet = np.full((height, width, 3), 255, np.uint8)
+    for k, (label, pictures) in enumerate(rows.items()):
+        mode = "area" if pictures.shape[3] > PICTURE else "nearest"
+        shown = F.interpolate(pictures[:num].cpu().float(), PICTURE, mode=mode).byte()
+        for i, pixels in enumerate(shown.permute(0, 2, 3, 1).numpy()):  # (H, W, 3)
+            x = LABEL + cell * (i % COLUMNS)
+            y = TITLE + block_height * (i // COLUMNS) + cell * k
+            sheet[y : y + PICTURE, x : x + PICTURE] = pixels
             if i % COLUMNS == 0:
-                axis.set_ylabel(label, fontsize=8)
-            y += CELL
+                write(LABEL / 2, y + cell / 2, label, rotation=90, ha="center", va="center",
+                      fontsize=8)  # fmt: skip
+    for i, caption in enumerate(captions):
         text = "\n".join(textwrap.wrap(caption, 28)[:7])
-        figure.text(x / width, 1 - (y + 4) / height, text, va="top", fontsize=5.5, parse_math=False)
+        below = TITLE + block_height * (i // COLUMNS + 1) - CAPTION
+        write(LABEL + cell * (i % COLUMNS), below + 4, text, va="top", fontsize=5.5)
+    figure.figimage(sheet)
     _save(figure, path)
 
 
