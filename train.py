@@ -1,6 +1,6 @@
 """How does the model learn? One loop over captioned pictures.
 
-    python train.py                         the built-in scenes, from 20 minutes on 2 CPU cores
+    python train.py                         the built-in scenes, 10 to 20 minutes on 2 CPU cores
     python train.py --data FOLDER           your own captioned pictures
     python train.py --preset smoke          a minute, to see that everything works
 
@@ -66,7 +66,7 @@ RESERVED = ("cache", "evaluation", "judges")  # folders of results/ that are no 
 class TrainConfig(DataConfig):
     preset: str = setting("default", "settings to start from", ("smoke", "default", "gpu-128"))
     run: str = setting("", "name of the folder in results/; none: named after the data")
-    images: int = setting(110_000, "length of the run, in images seen")
+    images: int = setting(100_000, "length of the run, in images seen")
     batch_size: int = setting(64, "images a step")
     lr: float = setting(1.5e-3, "largest learning rate")
     image_size: int = setting(64, "width and height in pixels", IMAGE_SIZES)
