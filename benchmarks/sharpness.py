@@ -26,6 +26,7 @@ from objectives import RECORDS, Adversary, replacing, seconds_of, table
 
 import checkpoint
 import evaluate
+import held_out_scenes
 import judges
 import metrics
 import train
@@ -121,7 +122,9 @@ def begin(config: train.TrainConfig) -> Path:
     return train.main(dataclasses.replace(config, run=name, stop_after=images))
 
 
-def measure(folder: Path, tests: evaluate.TestSet, reference: Tensor) -> dict[str, list[float]]:
+def measure(
+    folder: Path, tests: held_out_scenes.TestSet, reference: Tensor
+) -> dict[str, list[float]]:
     """NUMBERS of the weights of a run, each [value, low, high]."""
     model = checkpoint.load_model(checkpoint.find_weights(str(folder)))
     dataset = evaluate.CaptionedImages(None, image_size=model.config.image_size)
@@ -129,7 +132,7 @@ def measure(folder: Path, tests: evaluate.TestSet, reference: Tensor) -> dict[st
     captions, _, asked = tests
     drawn = evaluate.draw(model, captions, list(range(len(captions))))
     numbers = evaluate.Evaluation(panel.encoder, tests, reference).measure(drawn)
-    right = evaluate.attribute_rates(panel.recogniser, drawn, asked)["all"]
+    right = held_out_scenes.attribute_rates(panel.recogniser, drawn, asked)["all"]
     numbers["all_attributes"] = metrics.bootstrap(metrics.mean, right)
     numbers["frechet_distance"] = numbers["frechet_distance_judge"]
     return {name: evaluate.rounded(numbers[name]) for name in NUMBERS}
@@ -144,8 +147,8 @@ def main() -> None:
     args = parser.parse_args()
     record = RECORDS / "sharpness.json"
     rows = json.loads(record.read_text()) if record.exists() else []
-    tests = evaluate.draw_scenes("validation", NUM, 2, (1, 2))
-    _, reference, _ = evaluate.draw_scenes("validation", NUM, 1, (1, 2))
+    tests = held_out_scenes.draw_scenes("validation", NUM, 2, (1, 2))
+    _, reference, _ = held_out_scenes.draw_scenes("validation", NUM, 1, (1, 2))
     about = provenance(train.choose_device("auto"))
     for seed in range(args.seeds):
         config = train.TrainConfig(

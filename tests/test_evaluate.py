@@ -12,6 +12,7 @@ from PIL import Image
 import checkpoint
 import dataset
 import evaluate
+import held_out_scenes
 import judges
 import metrics
 import runs
@@ -35,7 +36,7 @@ STAR = an_object("star", "blue", "small", "at the right")
 
 def test_a_scene_agrees_with_itself_in_any_order_of_its_objects():
     asked = scene(an_object(), STAR)
-    assert set(evaluate.compare(asked, scene(STAR, an_object())).values()) == {1.0}
+    assert set(held_out_scenes.compare(asked, scene(STAR, an_object())).values()) == {1.0}
 
 
 @pytest.mark.parametrize(
@@ -43,28 +44,28 @@ def test_a_scene_agrees_with_itself_in_any_order_of_its_objects():
     [("shape", "star"), ("colour", "blue"), ("size", "small"), ("place", "at the top")],
 )
 def test_one_wrong_attribute_is_found_and_spoils_all(kind, value):
-    right = evaluate.compare(scene(an_object()), scene(an_object(**{kind: value})))
+    right = held_out_scenes.compare(scene(an_object()), scene(an_object(**{kind: value})))
     assert right.pop(kind) == 0 and right.pop("all") == 0
     assert set(right.values()) == {1.0}
 
 
 def test_a_wrong_background_spoils_all_unless_the_caption_leaves_it_open():
     seen = scene(an_object(), background="black")
-    assert evaluate.compare(scene(an_object()), seen)["all"] == 0
+    assert held_out_scenes.compare(scene(an_object()), seen)["all"] == 0
     free = scene(an_object(), named=("size", "colour", "place"))
-    assert evaluate.compare(free, seen)["all"] == 1
+    assert held_out_scenes.compare(free, seen)["all"] == 1
 
 
 def test_exchanged_colours_are_half_right_at_most():
     asked = scene(an_object(), STAR)
     seen = scene(an_object(colour="blue"), STAR | {"colour": "red"})
-    right = evaluate.compare(asked, seen)
+    right = held_out_scenes.compare(asked, seen)
     assert right["colour"] == 0 and right["shape"] == 1 and right["all"] == 0
 
 
 @pytest.mark.parametrize("seen", [[], [an_object(), STAR, STAR | {"place": "at the top"}]])
 def test_objects_missing_or_too_many_spoil_all(seen):
-    right = evaluate.compare(scene(an_object(), STAR), scene(*seen))
+    right = held_out_scenes.compare(scene(an_object(), STAR), scene(*seen))
     assert right["number"] == 0 and right["all"] == 0
 
 
@@ -73,13 +74,13 @@ def test_the_reverse_order_is_wrong():
     asked = scene(an_object(), STAR, named=named)
     exchanged = scene(an_object(place="at the right"), STAR | {"place": "at the left"})
     elsewhere = scene(an_object(place="at the top left"), STAR | {"place": "at the top right"})
-    assert evaluate.compare(asked, exchanged)["relation"] == 0
-    assert evaluate.compare(asked, elsewhere)["all"] == 1
+    assert held_out_scenes.compare(asked, exchanged)["relation"] == 0
+    assert held_out_scenes.compare(asked, elsewhere)["all"] == 1
 
 
 def test_swapped_scenes_come_in_pairs_that_differ_in_places_alone():
-    tests = evaluate.draw_scenes("validation", 4, 0, (2,), evaluate.related)
-    captions, pictures, asked = evaluate.swapped(tests)
+    tests = held_out_scenes.draw_scenes("validation", 4, 0, (2,), held_out_scenes.related)
+    captions, pictures, asked = held_out_scenes.swapped(tests)
     assert len(captions) == len(pictures) == len(asked) == 8
     for a, b in zip(asked[::2], asked[1::2], strict=True):
         places = [[o["place"] for o in x["objects"]] for x in (a, b)]
@@ -90,8 +91,8 @@ def test_swapped_scenes_come_in_pairs_that_differ_in_places_alone():
 
 
 def test_other_patterns_are_sentences_that_training_never_shows():
-    _, _, asked = evaluate.draw_scenes("validation", 60, 0, (1, 2))
-    captions = evaluate.other_patterns(asked)
+    _, _, asked = held_out_scenes.draw_scenes("validation", 60, 0, (1, 2))
+    captions = held_out_scenes.other_patterns(asked)
     known = {scenes.compose(0, i, "train")[1] for i in range(2_000)}
     assert not known & set(captions)
     for caption, attributes in zip(captions, asked, strict=True):
@@ -102,7 +103,7 @@ def test_other_patterns_are_sentences_that_training_never_shows():
 
 def test_scenes_to_judge_are_never_trained_on():
     for split in ("validation", "unseen"):
-        for attributes in evaluate.draw_scenes(split, 100, 1, (1, 2))[2]:
+        for attributes in held_out_scenes.draw_scenes(split, 100, 1, (1, 2))[2]:
             assert scenes.split_of(attributes) == split
 
 
@@ -223,14 +224,14 @@ def test_the_shipped_recogniser_is_right_on_fresh_real_scenes(panel):
     for split in ("validation", "unseen"):
         pictures, _, asked = judges.render_scenes(9, split, 1_024)
         asked = [a | {"named": ["shape", *scenes.NAMEABLE]} for a in asked]
-        rates = evaluate.attribute_rates(panel.recogniser, pictures, asked)
+        rates = held_out_scenes.attribute_rates(panel.recogniser, pictures, asked)
         assert rates["all"].mean() >= 0.995
-        rates = evaluate.attribute_rates(panel.recogniser, pictures[1:257], asked[:256])
+        rates = held_out_scenes.attribute_rates(panel.recogniser, pictures[1:257], asked[:256])
         assert rates["all"].mean() < 0.01
 
 
 def test_the_shipped_dual_encoder_is_good_enough_to_judge(panel):
-    tests = evaluate.draw_scenes("validation", 512, 9, (1, 2, 3))
+    tests = held_out_scenes.draw_scenes("validation", 512, 9, (1, 2, 3))
     evaluation = evaluate.Evaluation(panel.encoder, tests, tests[1])
     seen = evaluation.features(tests[1])["judge"]
     for pictures, fits in ((seen, lambda p: p > 0.85), (seen.roll(1, 0), lambda p: p < 0.05)):
@@ -386,7 +387,7 @@ def test_rates_are_of_all_captions_that_name_an_attribute():
             return [scene(an_object())] * len(pictures)
 
     asked = [scene(an_object(), named=("size",)), scene(an_object(), named=("colour",))]
-    rates = evaluate.attribute_rates(Sees(), torch.zeros(2, 3, 64, 64), asked)
+    rates = held_out_scenes.attribute_rates(Sees(), torch.zeros(2, 3, 64, 64), asked)
     assert len(rates["size"]) == len(rates["colour"]) == 1 and len(rates["all"]) == 2
 
 
