@@ -37,7 +37,7 @@ def save_samples(path: Path, rows: dict[str, Tensor], captions: list[str], title
     sheet = np.full((height, width, 3), 255, np.uint8)
     for k, (label, pictures) in enumerate(rows.items()):
         mode = "area" if pictures.shape[3] > PICTURE else "nearest"
-        shown = F.interpolate(pictures[:num].cpu().float(), PICTURE, mode=mode).byte()
+        shown = F.interpolate(pictures[:num].cpu().float(), PICTURE, mode=mode).round().byte()
         for i, pixels in enumerate(shown.permute(0, 2, 3, 1).numpy()):  # (H, W, 3)
             x = LABEL + cell * (i % COLUMNS)
             y = TITLE + block_height * (i // COLUMNS) + cell * k

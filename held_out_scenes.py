@@ -135,11 +135,11 @@ def attribute_rates(judge, pictures: Tensor, asked: list[dict]) -> dict[str, Ten
     return {kind: torch.tensor([row[kind] for row in rows if kind in row]) for kind in kinds}
 
 
-def scene_groups(num: int, size: int, pictures_each: int) -> list[tuple[str, Tensor]]:
+def scene_groups(num: int, size: int, num_each: int) -> list[tuple[str, Tensor]]:
     """Fully told captions of held-out scenes, with several real pictures of each."""
     groups = []
     for caption, _, scene in zip(*draw_scenes("validation", num, 7, (1, 2, 3)), strict=True):
         rng = fresh_random(9, len(groups))
-        pictures = [scenes.draw(scene, rng, size) for _ in range(pictures_each)]
+        pictures = [scenes.draw(scene, rng, size) for _ in range(num_each)]
         groups.append((caption, judges.stack(pictures)))
     return groups

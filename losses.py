@@ -27,7 +27,7 @@ def regression_loss(drawn: Tensor, real: Tensor) -> Tensor:
 def sorted_difference(a: Tensor, b: Tensor) -> Tensor:
     """Mean absolute difference of the sorted last dimensions; gradients reach a alone.
 
-    A CPU sorts with numpy, ten times faster than torch where it has AVX-512 (2026).
+    A CPU sorts with numpy, several times faster than torch where it has AVX-512.
     """
     with torch.no_grad():
         if a.device.type == "cpu":

@@ -210,7 +210,8 @@ def compose(layers: Tensor, sharpness: float) -> Tensor:
     """
     colours, masks = layers.split([3, 4], dim=1)  # (B, 3 or 4, K, H/2, W/2)
     masks = (sharpness * masks).softmax(dim=2)
-    x = torch.einsum("bckhw,bskhw->bcshw", colours, masks)  # (B, 3, 4, H/2, W/2)
+    pairs = zip(colours[:, :, None].unbind(3), masks[:, None].unbind(3), strict=True)
+    x = sum(colour * mask for colour, mask in pairs)  # (B, 3, 4, H/2, W/2)
     return F.pixel_shuffle(x.flatten(1, 2), 2)  # (B, 3, H, W)
 
 
@@ -370,7 +371,7 @@ class TextToImageModel(nn.Module):
                 x = block(x, condition)  # (B, C', 2H, 2W)
 
         layers = self.to_layers(F.leaky_relu(x, 0.2))
-        layers = layers.to(torch.float32, memory_format=torch.contiguous_format)
+        layers = layers.to(torch.float32, memory_format=torch.contiguous_format)  # as compose reads
         return layers.unflatten(1, (-1, NUM_LAYERS)), weights
 
     @torch.no_grad()

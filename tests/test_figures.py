@@ -25,6 +25,8 @@ def test_a_sheet_shows_every_picture_in_the_line_of_its_row_and_the_column_of_it
 
 
 def test_large_pictures_are_made_smaller(tmp_path):
-    save_samples(tmp_path / "sheet.png", {"": torch.full((1, 3, 256, 256), 77).byte()}, ["a"], "")
+    block = torch.tensor([[0, 0], [255, 255]])  # whose mean is 127.5
+    pictures = {"": block.repeat(1, 3, 128, 128).byte()}
+    save_samples(tmp_path / "sheet.png", pictures, ["a"], "")
     sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))
-    assert (sheet[TITLE : TITLE + PICTURE, LABEL : LABEL + PICTURE] == 77).all()
+    assert (sheet[TITLE : TITLE + PICTURE, LABEL : LABEL + PICTURE] == 128).all()

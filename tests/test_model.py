@@ -274,4 +274,5 @@ def test_bfloat16_draws_nearly_the_same():
     exact = model.draw(CAPTIONS, [0, 1, 2, 3])
     with torch.autocast("cpu", torch.bfloat16):
         fast = model.draw(CAPTIONS, [0, 1, 2, 3])
+    assert fast.dtype == torch.float32
     assert (exact - fast).abs().max() < 0.1
