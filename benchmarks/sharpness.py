@@ -3,9 +3,9 @@
     python benchmarks/sharpness.py               an hour on 2 CPU cores
 
 One picture a caption, so that there is nothing but sharpness to compare. All but the first are
-drawn with sharpened masks, and have the loss of plain colours, with its weight in training. Repeat the
-command to go on where it stopped. Writes results_short/sharpness.json, a row for each run, and the
-table of their means in results_short/sharpness.md.
+drawn with sharpened masks, and have the loss of plain colours, with its weight in training. Repeat
+the command to go on where it stopped. Writes results_short/sharpness.json, a row for each run, and
+the table of their means in results_short/sharpness.md.
 """
 
 import argparse
