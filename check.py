@@ -21,7 +21,7 @@ import export
 import figures
 from cache import UNREADABLE, Streamed, span_of
 from command_line import UserError, run, setting
-from dataset import CaptionedImages, spread
+from dataset import FEW, CaptionedImages, spread
 from files import write_whole
 from layouts import DataConfig, reading
 from model import IMAGE_SIZES, ModelConfig
@@ -29,7 +29,6 @@ from pictures import open_picture
 from tokenizer import SPECIAL_TOKENS, Tokenizer, split_words
 
 NUM_SHOWN = 32  # pictures of the sheet
-FEW = 100  # pictures; fewer are not enough to learn from
 THIN = 2.0  # ratio of the sides from which on the cut is worth a word
 
 

@@ -28,6 +28,7 @@ from layouts import Collection, DataConfig, Record, read_pairs
 
 MAX_HASHED = 65_536  # of more pictures than these, a fingerprint looks at NUM_SPREAD
 NUM_SPREAD = 4_096
+FEW = 100  # pictures; fewer are not enough to learn from
 NUM_SCENES = {"train": 32_768, "validation": 1_024, "unseen": 1_024}
 
 

@@ -438,7 +438,8 @@ def trained_with(state: dict, path: Path, config: EvaluateConfig) -> dict:
     data = trained["data"]
     if bool(data) != bool(config.data):
         theirs = f"--data {data}" if data else "the built-in scenes"
-        raise UserError(f"{path} was trained on {theirs}; evaluate it on the same data")
+        mend = f"add --data {data}" if data else "leave out --data"
+        raise UserError(f"{path} was trained on {theirs}; {mend}, or name others with --model")
     taken = {name: trained[name] for name in names
              if settings[name] == defaults[name]
              and type(trained.get(name)) is type(defaults[name])}  # fmt: skip

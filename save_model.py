@@ -11,6 +11,7 @@ import torch
 
 import checkpoint
 from command_line import UserError, run, setting
+from files import previous
 from model import TextToImageModel
 from tokenizer import SPECIAL_TOKENS
 
@@ -48,10 +49,13 @@ def main(config: SaveConfig) -> Path:
     trained = checkpoint.load(source)
     state = halve_if_equal(checkpoint.model_of(trained, source))
     output.parent.mkdir(parents=True, exist_ok=True)
+    replaces = output.exists()
     checkpoint.save(state, output)
     precision = str(state["to_layers.weight"].dtype).removeprefix("torch.")
     about = f"{output.stat().st_size / 1e6:.1f} MB, {precision}"
     print(f"{source}{checkpoint.progress(trained)} -> {output} ({about})")
+    if replaces:
+        print(f"the weights that were there before: {previous(output)}")
     return output
 
 

@@ -37,7 +37,7 @@ from command_line import (
     run,
     setting,
 )
-from dataset import CaptionedImages
+from dataset import FEW, CaptionedImages
 from files import locked, write_text
 from layouts import DataConfig, reading
 from losses import colour_loss, kl_divergence, regression_loss, sliced_wasserstein_loss
@@ -222,8 +222,9 @@ def describe(config: TrainConfig, model: TextToImageModel, dataset: CaptionedIma
     limit = model.config.max_tokens
     num_cut = sum(length > limit for length in lengths)
     num_words = len(model.tokenizer) - len(SPECIAL_TOKENS)
+    few = f"  few pictures: {FEW} are the least that makes sense\n" if len(dataset) < FEW else ""
     return (
-        f"{dataset.summary()}\n"
+        f"{dataset.summary()}\n{few}"
         f"  vocabulary: {num_words:,} words; {num_cut:,} of {len(captions):,} captions cut to "
         f"{limit} tokens (the longest has {max(lengths)})\n"
         f"model: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
@@ -318,8 +319,11 @@ def train(
     sums, metrics, best = state["sums"], state["metrics"], state["best"]
     end = min(config.images, config.stop_after or config.images)
     if clock >= end:
-        raise UserError(f"--stop-after {config.stop_after} lies behind: {clock:,} images are seen; "
-                        "raise it or leave it out")  # fmt: skip
+        told = f"{clock:,} images are seen; raise it or leave it out"
+        if clock < end + config.batch_size:
+            print(f"{folder} is as far as --stop-after {config.stop_after} lets it go: {told}")
+            return folder
+        raise UserError(f"--stop-after {config.stop_after} lies behind: {told}")
 
     path = folder / "checkpoint.pth"
     networks, optimizers = runs.networks_of(state, path, device)

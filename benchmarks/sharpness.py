@@ -1,6 +1,6 @@
 """Which term makes drawings sharp? One beginning by squared error, then the same images for each.
 
-    python benchmarks/sharpness.py               50 minutes on 2 CPU cores
+    python benchmarks/sharpness.py               40 minutes on 2 CPU cores
 
 One picture a caption, so that there is nothing but sharpness to compare. All but the first are
 drawn with sharpened masks, and have the loss of plain colours, with its weight in training. Repeat
@@ -142,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=32_000, help="of a run (default: 32000)")
+    parser.add_argument("--images", type=int, default=25_600, help="of a run (default: 25600)")
     parser.add_argument("--seeds", type=int, default=2, help="runs of each (default: 2)")
     args = parser.parse_args()
     record = RECORDS / "sharpness.json"

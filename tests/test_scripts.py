@@ -212,6 +212,9 @@ def test_how_far_a_run_is_stands_beside_its_weights(picture_folder, capsys):
     printed = capsys.readouterr().out
     assert f"weights: {run / 'checkpoint.pth'} (32 of 64 images seen)" in printed
     assert "(32 of 64 images seen) -> model.pth" in printed and "weights: model.pth\n" in printed
+    assert "before" not in printed
+    save_model.main(SaveConfig(output="model.pth"))
+    assert "the weights that were there before: model.previous.pth" in capsys.readouterr().out
 
 
 def test_words_beyond_the_limit_are_told(weights, capsys):

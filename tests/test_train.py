@@ -168,10 +168,23 @@ def test_training_on_can_be_stopped_and_resumed_bit_for_bit(picture_folder):
     assert losses_of(whole) == losses_of(halves)
 
 
-def test_a_stop_that_lies_behind_is_refused(picture_folder):
-    train.main(tiny(picture_folder, stop_after=48))
+def test_a_stop_that_is_reached_changes_nothing_and_one_that_lies_behind_is_refused(
+    picture_folder, capsys
+):
+    folder = train.main(tiny(picture_folder, stop_after=48))
+    before = (folder / "checkpoint.pth").read_bytes()
+    assert train.main(tiny(picture_folder, stop_after=48)) == folder
+    assert "as far as --stop-after 48 lets it go" in capsys.readouterr().out
+    assert (folder / "checkpoint.pth").read_bytes() == before
     with pytest.raises(UserError, match="--stop-after 32 lies behind: 48 images are seen"):
         train.main(tiny(picture_folder, stop_after=32))
+
+
+def test_a_collection_too_small_to_learn_from_is_told(picture_folder, monkeypatch, capsys):
+    for few in (100, 1):
+        monkeypatch.setattr(train, "FEW", few)
+        train.main(tiny(picture_folder, run=f"few-{few}", images=16))
+        assert ("few pictures: 100 are the least" in capsys.readouterr().out) == (few == 100)
 
 
 def test_the_summary_counts_words_and_captions_cut(picture_folder, capsys):
