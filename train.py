@@ -17,18 +17,16 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 import checkpoint
 import figures
 import runs
-from augment import augment
+from batches import NOISES, generator_for, items_at, training_batch
 from command_line import (
     UserError,
     choose_device,
@@ -43,7 +41,7 @@ from layouts import DataConfig, reading
 from losses import colour_loss, kl_divergence, regression_loss, sliced_wasserstein_loss
 from metrics import validate
 from model import IMAGE_SIZES, TEXT_ENCODERS, TextToImageModel, compose, to_uint8
-from tokenizer import PAD, SPECIAL_TOKENS, START, UNKNOWN, split_words
+from tokenizer import SPECIAL_TOKENS, split_words
 
 WARM_UP = 3_000  # images over which the learning rate rises; at most a tenth of the run
 FINAL_LR = 0.03  # share of the learning rate that the cosine ends on
@@ -53,7 +51,6 @@ EMA_SHARE = 0.05  # half-life of the averaged weights, as a share of the images 
 LATENT_RAMP = (0.45, 0.55)
 SHARPEN_RAMP = (0.6, 0.8)
 SHARPNESS = 2.0  # of the masks that the sharpness term sees; drawing goes beyond it
-NOISES = 4  # R, latents of each picture that the flow is fitted to
 OVERFIT = 1.03  # times the lowest loss or score of held-out captions: where training warns
 FLOW_WEIGHT = 0.01  # keeps it out of the gradient clip's way; no other loss reaches the flow
 LOGS_PER_SAMPLE = 10  # lines of metrics.jsonl for each sample sheet
@@ -117,33 +114,6 @@ PRESETS = {
     # Not yet measured.
     "gpu-128": {"images": 5_000_000, "image_size": 128, "batch_size": 256, "sample_every": 200_000},
 }
-
-
-def generator_for(seed: int, stream: int, clock: int, device: str = "cpu") -> torch.Generator:
-    """A generator that depends on these whole numbers alone, not on what was drawn before."""
-    mixed = np.random.SeedSequence([seed, stream, clock]).generate_state(1)[0]
-    return torch.Generator(device).manual_seed(int(mixed))
-
-
-@lru_cache(maxsize=1)
-def permutation(num_items: int, seed: int, epoch: int) -> list[int]:
-    """The order of an epoch: every item once, fresh for each epoch, from (seed, epoch) alone."""
-    return torch.randperm(num_items, generator=generator_for(seed, 0, epoch)).tolist()
-
-
-def hide_words(tokens: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
-    """Word dropout (gives <unk> a meaning) and caption dropout ('' asks for any picture)."""
-    words = (tokens != PAD) & (tokens != START)
-    hidden = torch.rand(tokens.shape, generator=generator) < config.word_dropout
-    tokens = torch.where(words & hidden, UNKNOWN, tokens)
-    dropped = torch.rand(len(tokens), 1, generator=generator) < config.caption_dropout
-    return torch.where(words & dropped, PAD, tokens)
-
-
-def shuffle_tags(caption: str, generator: torch.Generator) -> str:
-    """The tags of a caption, which commas separate, in another order."""
-    tags = [tag.strip() for tag in caption.split(",")]
-    return ", ".join(tags[i] for i in torch.randperm(len(tags), generator=generator).tolist())
 
 
 def learning_rate(config: TrainConfig, clock: int, start: int) -> float:
@@ -230,37 +200,6 @@ def describe(config: TrainConfig, model: TextToImageModel, dataset: CaptionedIma
         f"model: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
         f"{config.image_size} px"
     )
-
-
-def items_at(config: TrainConfig, num: int, clock: int) -> list[int]:
-    """Which of the `num` training pictures the step at this clock sees."""
-    clocks = range(clock, min(clock + config.batch_size, config.images))
-    return [permutation(num, config.seed, c // num)[c % num] for c in clocks]
-
-
-def training_batch(
-    dataset: CaptionedImages, model: TextToImageModel, config: TrainConfig, clock: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What the step at this clock sees; it depends on (seed, clock) alone.
-
-    Returns real (B, 3, H, W) float32, tokens (B, L), noise (R, B, Z), augmentation (B, A).
-    """
-    device = model.to_layers.weight.device
-    rng = generator_for(config.seed, 1, clock)
-    items = items_at(config, len(dataset), clock)
-    size = len(items)
-    pictures, captions = dataset.batch(items)
-    if clock + size < config.images:
-        dataset.prefetch(items_at(config, len(dataset), clock + size))
-    which = torch.rand(size, generator=rng).tolist()
-    chosen = [c[int(u * len(c))] for c, u in zip(captions, which, strict=True)]
-    if config.shuffle_tags:
-        chosen = [shuffle_tags(caption, rng) for caption in chosen]
-    tokens = hide_words(model.tokenize(chosen).cpu(), config, rng).to(device)
-    noise = torch.randn(NOISES, size, config.noise_dim, generator=rng).to(device)
-    on_device = generator_for(config.seed, 2, clock, device)
-    real, changes = augment(pictures.to(device), config.augment, config.flip, on_device)
-    return real, tokens, noise, changes
 
 
 def passed(before: int, after: int, interval: float) -> bool:

@@ -25,12 +25,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import checkpoint
 import evaluate
 import train
+from batches import training_batch
 from checkpoint import RESULTS
 from dataset import CaptionedImages
 from losses import regression_loss, sliced_wasserstein_loss
 from model import TextToImageModel
 from runs import new_state
-from train import training_batch
 
 RECORDS = Path(__file__).parent.parent / "results_short"
 PAIRS_FROM = train.LATENT_RAMP[0]  # share of the run

@@ -31,13 +31,13 @@ import held_out_scenes
 import judges
 import metrics
 import train
+from batches import training_batch
 from checkpoint import RESULTS
 from command_line import provenance
 from dataset import CaptionedImages
 from losses import sliced_wasserstein_loss
 from model import TextToImageModel
 from tokenizer import PAD
-from train import training_batch
 
 BEGINNING = 0.4  # share of a run that all of one seed have in common
 NUM = 1_024  # held-out captions that say it all

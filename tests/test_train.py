@@ -20,6 +20,8 @@ import dataset
 import export
 import files
 import train
+from augment import augment
+from batches import hide_words, items_at, permutation, shuffle_tags
 from command_line import UserError, choose_precision, parse_flags
 from figures import save_loss_curves
 from model import TextToImageModel, from_uint8, to_uint8
@@ -143,7 +145,7 @@ def test_a_run_of_before_a_setting_was_there_goes_on_with_its_default(picture_fo
 
 def test_shuffled_tags_are_the_same_in_another_order(picture_folder):
     rng = torch.Generator().manual_seed(0)
-    found = {train.shuffle_tags("1girl, red hair,sky", rng) for _ in range(50)}
+    found = {shuffle_tags("1girl, red hair,sky", rng) for _ in range(50)}
     assert len(found) == 6 and "sky, 1girl, red hair" in found
     data, model = train.open_data(tiny(picture_folder))[0], TextToImageModel()
     batches = []
@@ -455,8 +457,8 @@ def test_augmentation_does_not_leak_into_the_colours_that_are_drawn(picture_fold
         parameters[:, 0] = chosen
         return real + 0.5 * chosen[:, None, None, None], parameters
 
-    original = train.augment
-    monkeypatch.setattr(train, "augment", brighten)
+    original = augment
+    monkeypatch.setattr("batches.augment", brighten)
     run = train.main(
         tiny(
             picture_folder, images=4_000, sample_every=4_000, batch_size=32, sharpen=0.0,
@@ -490,16 +492,16 @@ def test_variety_and_sharpness_come_after_the_content_and_stay():
 
 
 def test_every_epoch_shows_every_item_once_in_another_order():
-    epochs = [train.permutation(10, 0, epoch) for epoch in range(3)]
+    epochs = [permutation(10, 0, epoch) for epoch in range(3)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
-    assert train.permutation(10, 0, 1) == epochs[1] and train.permutation(10, 1, 1) != epochs[1]
+    assert permutation(10, 0, 1) == epochs[1] and permutation(10, 1, 1) != epochs[1]
 
 
 def test_hidden_words_become_unknown_and_hidden_captions_empty():
     tokens = torch.tensor([[2, 5, 6, 0], [2, 7, 0, 0]])
     rng = torch.Generator()
-    hide = lambda **s: train.hide_words(tokens, TrainConfig(**s), rng).tolist()  # noqa: E731
+    hide = lambda **s: hide_words(tokens, TrainConfig(**s), rng).tolist()  # noqa: E731
     assert hide(word_dropout=0.0, caption_dropout=0.0) == tokens.tolist()
     assert hide(word_dropout=1.0, caption_dropout=0.0) == [[2, 1, 1, 0], [2, 1, 0, 0]]
     assert hide(word_dropout=0.0, caption_dropout=1.0) == [[2, 0, 0, 0], [2, 0, 0, 0]]
@@ -533,7 +535,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_its_pictures(picture_f
     data = dataset.CaptionedImages(str(picture_folder), image_size=32)
     again = original(data, checkpoint.load_model(run / "checkpoint.pth"), tiny(picture_folder), 64)
     assert all(torch.equal(a, b) for a, b in zip(again, seen[-1], strict=True))
-    items = train.items_at(tiny(picture_folder), len(data), 64)
+    items = items_at(tiny(picture_folder), len(data), 64)
     assert step["pictures"] == [data[i][2] for i in items]
 
 
