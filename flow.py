@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 NUM_COUPLINGS = 6  # an even number: two reversals restore the order
-HIDDEN = 128  # width of each coupling's network; twice of it fits the scenes no better
+HIDDEN = 128  # width of each coupling's network; not tuned
 MAX_LOG_SCALE = 2.0  # of one coupling
 
 
