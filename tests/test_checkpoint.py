@@ -281,10 +281,10 @@ def mutate(content: bytes, rng: random.Random) -> bytes:
     """Some bytes changed, cut, doubled or put elsewhere."""
     data = bytearray(content)
     for _ in range(rng.choice((1, 1, 3, 20))):
-        at, length = rng.randrange(len(data)), rng.choice((1, 4, 64, 1000))
+        at, length = rng.randrange(len(data) + 1), rng.choice((1, 4, 64, 1000))
         kind = rng.randrange(5)
         if kind == 0:
-            data[at] ^= 1 << rng.randrange(8)
+            data[at : at + 1] = bytes(x ^ 1 << rng.randrange(8) for x in data[at : at + 1])
         elif kind == 1:
             data[at : at + length] = rng.randbytes(length)
         elif kind == 2:
@@ -292,7 +292,7 @@ def mutate(content: bytes, rng: random.Random) -> bytes:
         elif kind == 3:
             data[at:at] = data[max(0, at - length) : at]
         else:
-            del data[max(1, at) :]
+            del data[at:]
     return bytes(data)
 
 
