@@ -73,16 +73,22 @@ class Adversary:
         """Loss of taking pictures with captions of others for real; nothing without text."""
         return 0.0
 
-    def __call__(self, drawn: Tensor, real: Tensor, generator: torch.Generator) -> Tensor:
-        shown = [real.detach().requires_grad_(), drawn.detach().requires_grad_()]
-        true, false = map(self.logits, shown)
-        slopes = torch.autograd.grad(true.sum() + false.sum(), shown, create_graph=True)
-        penalty = sum(slope.square().flatten(1).sum(1).mean() for slope in slopes)
-        self.optimizer.zero_grad()
+    def penalty(self, pictures: Tensor, logits: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean squared slope of its opinion: R1 of real pictures, R2 of drawn ones."""
+        (slope,) = torch.autograd.grad(logits.sum(), pictures, create_graph=True)
+        return slope.square().flatten(1).sum(1).mean()
+
+    def learn(self, drawn: Tensor, real: Tensor, generator: torch.Generator) -> None:
+        drawn, real = (x.detach().requires_grad_() for x in (drawn, real))
+        false, true = map(self.logits, (drawn, real))
+        penalty = self.penalty(drawn, false, generator) + self.penalty(real, true, generator)
         loss = F.softplus(false - true).mean() + self.GAMMA / 2 * penalty
+        self.optimizer.zero_grad()
         (loss + self.mismatch(real)).backward()
         self.optimizer.step()
 
+    def __call__(self, drawn: Tensor, real: Tensor, generator: torch.Generator) -> Tensor:
+        self.learn(drawn, real, generator)
         self.network.requires_grad_(False)
         deceived = F.softplus(self.logits(real) - self.logits(drawn)).mean()
         self.network.requires_grad_(True)

@@ -89,15 +89,15 @@ class TextAdversary(Adversary):
 
     def logits(self, pictures: Tensor) -> Tensor:
         patches = self.patches(pictures).mean(dim=(1, 2, 3))
-        return patches + self.text_logits(pictures, self.tokens)  # (B,)
+        return patches + self.text_logits(pictures, self.tokens[: len(pictures)])  # (B,)
 
     def mismatch(self, real: Tensor) -> Tensor:
         own, others = (self.text_logits(real, t) for t in (self.tokens, self.tokens.roll(1, 0)))
         return self.MISMATCH * F.softplus(others - own).mean()
 
 
-def with_text() -> dict[str, Callable]:
-    adversary = TextAdversary()
+def with_text(adversary_class: type[TextAdversary] = TextAdversary) -> dict[str, Callable]:
+    adversary = adversary_class()
     return {
         "train.sliced_wasserstein_loss": lambda: adversary,
         "train.training_batch": lambda: adversary.batch,
