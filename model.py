@@ -39,7 +39,7 @@ class ModelConfig:
     noise_dim: int = 64  # Z; 0 = one picture per caption
     sharpness: float = 3.0  # of masks when drawing; 1 = what they leave open is blended
     # C at 4, 8, 16, 32, 64 and 128 px; a model of S px uses those below S.
-    channels: tuple[int, ...] = (256, 192, 128, 80, 48, 32)
+    channels: tuple[int, ...] = (168, 128, 84, 56, 32, 24)
 
     def __post_init__(self) -> None:
         kinds = {"text_encoder": str, "sharpness": (int, float), "channels": tuple}
