@@ -3,7 +3,7 @@
     python benchmarks/objectives.py              about 4 hours on 2 CPU cores
 
 Repeat the command to go on where it stopped. Writes results_short/objectives.json, a row for each
-run, and the table of their means in results_short/objectives.md.
+run, and the table of their means in results_short/objectives.md; remove them to measure anew.
 """
 
 import argparse
@@ -151,12 +151,14 @@ def grown(config: train.TrainConfig, fingerprints: dict[str, str], captions: lis
         run = train.main(small)
     state = new_state(config, fingerprints, captions)
     learnt = checkpoint.load_model(checkpoint.find_weights(str(run))).state_dict()
+    seconds = seconds_of(run)
+    shutil.rmtree(run)
     weights = state["model"]
     taken = {name: weight for name, weight in learnt.items()
              if isinstance(weight, Tensor) and name in weights
              and weight.shape == weights[name].shape}  # fmt: skip
     weights = weights | taken
-    return state | {"model": weights, "ema": weights, "seconds": seconds_of(run)}
+    return state | {"model": weights, "ema": weights, "seconds": seconds}
 
 
 # Noise goes straight into the generator, in training and, all of it, in drawing.
@@ -247,6 +249,7 @@ def main() -> None:
             output = str(RESULTS / "evaluation")
             with replacing(replaced):
                 result = evaluate.main(evaluate.EvaluateConfig(model=str(folder), output=output))
+            shutil.rmtree(folder)  # else generate.py would draw from it
             result = result["drawn"] | result
             numbers = {name: evaluate.rounded(result[name]) for name in NUMBERS}
             row = {"variant": variant, "seed": seed, "images": images, "seconds": round(seconds)}

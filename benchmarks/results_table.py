@@ -1,7 +1,9 @@
 """Which numbers stand in the README? Those of the records, put there by this command.
 
-    python evaluate.py --model results_short/text_to_image_model.pth --output results_short/shipped
-    python evaluate.py --model results/scenes --output results_short/default_run
+    python evaluate.py --model results_short/text_to_image_model.pth --output results/shipped
+    python evaluate.py --model results/scenes --output results/default_run
+    cp results/shipped/evaluation* results_short/shipped        (after both: records name a commit)
+    cp results/default_run/evaluation* results_short/default_run
     python benchmarks/results_table.py
 
 Writes results_short/evaluation.json (the shipped weights', with the default run's inside) and the

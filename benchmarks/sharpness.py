@@ -5,7 +5,7 @@
 One picture a caption, so that there is nothing but sharpness to compare. All but the first are
 drawn with sharpened masks, and have the loss of plain colours, with its weight in training. Repeat
 the command to go on where it stopped. Writes results_short/sharpness.json, a row for each run, and
-the table of their means in results_short/sharpness.md.
+the table of their means in results_short/sharpness.md; remove them to measure anew.
 """
 
 import argparse
@@ -177,9 +177,12 @@ def main() -> None:
                 model.config = dataclasses.replace(model.config, sharpness=1.0)
             numbers = measure(model, panel, tests, reference)
             row |= {"seconds": round(seconds_of(folder))} | numbers
+            shutil.rmtree(folder)  # else generate.py would draw from it
             rows.append(row | {"about": about})
             record.write_text(json.dumps(rows, indent=1) + "\n")
             (RECORDS / "sharpness.md").write_text(table(rows, NUMBERS))
+        if beginning:
+            shutil.rmtree(beginning)
     print(table(rows, NUMBERS))
 
 

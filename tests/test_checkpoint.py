@@ -278,7 +278,7 @@ def test_a_file_that_unfolds_to_more_than_its_size_is_refused(tmp_path):
 
 
 def mutate(content: bytes, rng: random.Random) -> bytes:
-    """Some bytes changed, cut, doubled or put elsewhere."""
+    """Some bytes changed, cut out, doubled or cut off."""
     data = bytearray(content)
     for _ in range(rng.choice((1, 1, 3, 20))):
         at, length = rng.randrange(len(data) + 1), rng.choice((1, 4, 64, 1000))

@@ -82,7 +82,23 @@ def test_the_table_of_the_readme_is_that_of_the_records():
     assert table(*records) in (ROOT / "README.md").read_text()
     merged = json.loads((ROOT / "results_short" / "evaluation.json").read_text())
     assert merged == records[0] | {"default_run": records[1]}
-    assert not merged["about"]["quick"] and "dirty" not in merged["about"]["commit"]
+    for about in (merged["about"], merged["default_run"]["about"]):
+        assert not about["quick"] and "dirty" not in about["commit"]
+
+
+def test_what_the_readme_says_of_another_seed_is_in_its_record():
+    folder = ROOT / "results_short" / "default_run_seed_1"
+    record = json.loads((folder / "evaluation.json").read_text())
+    names = ("all_attributes", "all_attributes_unseen", "edge_energy")
+    numbers = [f"{record[name][0]:.3f}" for name in names]
+    numbers.append(f"{record['drawn']['high_frequency_energy'][0]:.3f}")
+    numbers.append(f"{record['diversity'][0]:.3f} and {record['frechet_distance'][0]:.1f}")
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert ", ".join(numbers) in readme
+    seeds = [json.loads((ROOT / "results_short" / run / "config.json").read_text())["train"]
+             for run in ("default_run", "default_run_seed_1")]  # fmt: skip
+    assert [seed.pop("seed") for seed in seeds] == [0, 1]
+    assert seeds[0] | {"run": ""} == seeds[1] | {"run": ""}
 
 
 def test_what_the_readme_says_of_the_emoji_is_in_their_record():
