@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
@@ -47,6 +48,10 @@ WARM_UP = 3_000  # images over which the learning rate rises; at most a tenth of
 FINAL_LR = 0.03  # share of the learning rate that the cosine ends on
 GRADIENT_CLIP = 1.0  # largest norm of the gradient
 EMA_SHARE = 0.05  # half-life of the averaged weights, as a share of the images seen so far
+# Shares of the run at which pictures become twice as large: content is learnt from fewer of them
+# while they are small. All before latents, whose encoder compares pictures with full drawings.
+GROW_AT = (0.2, 0.4)
+SMALLEST = 16  # px; words are looked at up to features of 8 px
 # Shares of the run over which latents and sharpness are ramped in, once content is learnt.
 LATENT_RAMP = (0.45, 0.55)
 SHARPEN_RAMP = (0.6, 0.8)
@@ -63,7 +68,7 @@ RESERVED = ("cache", "evaluation", "judges")  # folders of results/ that are no 
 class TrainConfig(DataConfig):
     preset: str = setting("default", "settings to start from", ("smoke", "default", "gpu-128"))
     run: str = setting("", "name of the folder in results/; none: named after the data")
-    images: int = setting(120_000, "length of the run, in images seen")
+    images: int = setting(130_000, "length of the run, in images seen")
     batch_size: int = setting(64, "images a step")
     lr: float = setting(1.5e-3, "largest learning rate")
     image_size: int = setting(64, "width and height in pixels", IMAGE_SIZES)
@@ -122,6 +127,12 @@ def learning_rate(config: TrainConfig, clock: int, start: int) -> float:
     warm_up = min(1.0, (done + config.batch_size) / min(WARM_UP, length / 10))
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done / length)))
     return config.lr * warm_up * (FINAL_LR + (1 - FINAL_LR) * cosine)
+
+
+def num_halvings(config: TrainConfig, clock: int, start: int) -> int:
+    """How often pictures are halved at this clock; not below SMALLEST, nor after a first end."""
+    most = 0 if start else int(math.log2(config.image_size / SMALLEST))
+    return min(most, sum(clock < share * config.images for share in GROW_AT))
 
 
 def ramp(config: TrainConfig, clock: int, start: int, within: tuple[float, float]) -> float:
@@ -292,6 +303,8 @@ def train(
         while not stopping:
             # Data
             real, tokens, noise, changes = training_batch(dataset, model, config, clock)
+            halvings = num_halvings(config, clock, start)
+            real = F.avg_pool2d(real, 2**halvings)  # (B, 3, h, w)
 
             # Losses
             losses = {}
@@ -303,7 +316,7 @@ def train(
                     mean, log_std = encoder(real, ema.guess(tokens, changes))
                     latents = mean + log_std.exp() * noise  # (R, B, Z)
                     losses["latent_loss"] = kl_divergence(mean, log_std)
-                layers, _ = model.decode(text, latents[0], changes)
+                layers, _ = model.decode(text, latents[0], changes, halvings)
             if latent_share > 0:
                 losses["flow_loss"] = model.flow.negative_log_likelihood(
                     latents.detach().flatten(0, 1), text.caption.detach().repeat(NOISES, 1)
@@ -375,9 +388,11 @@ def train(
                     elif best["images"] > start and score > OVERFIT * best["energy_score"]:
                         warning = overfitting(clock, "energy_score", score, best)
                         bar.write(f"{warning}; those weights are kept")
-                else:
+                elif not halvings:
                     loss = measured["regression_loss"]
-                    lines = [line for line in metrics if line["split"] == "validation"]
+                    grown = GROW_AT[-1] * config.images
+                    lines = [line for line in metrics if line["images"] > grown]
+                    lines = [line for line in lines if line["split"] == "validation"]
                     lowest = min(lines, key=lambda line: line["regression_loss"])
                     if loss > OVERFIT * lowest["regression_loss"]:
                         warning = overfitting(clock, "regression_loss", loss, lowest)

@@ -9,10 +9,12 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from model import (
     AUGMENTATION_DIM,
     NUM_LAYERS,
+    BidirectionalLSTM,
     ModelConfig,
     MultiHeadSelfAttention,
     TextToImageModel,
@@ -94,6 +96,14 @@ def test_a_fresh_model_passes_gradients_everywhere_but_behind_its_zeros():
         assert any(p.grad.any() for n, p in model.named_parameters() if n.startswith(name)), name
 
 
+@pytest.mark.parametrize("halvings", [0, 1, 2])
+def test_the_same_weights_draw_pictures_half_and_a_quarter_the_size(halvings):
+    model = small_model(image_size=64, channels=(16, 16, 8, 8))
+    text = model.encode(model.tokenize(CAPTIONS))
+    layers, _ = model.decode(text, torch.zeros(4, 16), halvings=halvings)
+    assert compose(layers, sharpness=1).shape == (4, 3, 64 >> halvings, 64 >> halvings)
+
+
 def test_self_attention_equals_torch_multihead_attention():
     ours, reference = MultiHeadSelfAttention(24, 4), nn.MultiheadAttention(24, 4, batch_first=True)
     with torch.no_grad():
@@ -105,6 +115,18 @@ def test_self_attention_equals_torch_multihead_attention():
     expected, expected_weights = reference(x, x, x, ~mask, average_attn_weights=False)
     torch.testing.assert_close(result, ours.norm(x + expected))
     torch.testing.assert_close(weights, expected_weights)
+
+
+def test_the_lstm_equals_a_bidirectional_one_of_torch_on_packed_captions():
+    ours, reference = BidirectionalLSTM(24), nn.LSTM(24, 12, batch_first=True, bidirectional=True)
+    weights = ours.ahead.state_dict()
+    weights |= {f"{name}_reverse": weight for name, weight in ours.back.state_dict().items()}
+    reference.load_state_dict(weights)
+    x, lengths = torch.randn(3, 7, 24), torch.tensor([2, 7, 1])
+    mask = torch.arange(7) < lengths[:, None]
+    packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+    expected, _ = pad_packed_sequence(reference(packed)[0], batch_first=True)
+    torch.testing.assert_close(ours(x, mask)[mask], expected[mask])
 
 
 def test_attention_weights_sum_to_one_over_words_and_ignore_padding():
