@@ -39,9 +39,10 @@ class LatentEncoder(nn.Module):
             self.out.bias[noise_dim:] = -1
 
     def forward(self, real: Tensor, guess: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures (B, 3, H, W) in -1..1 -> mean and log of the standard deviation, (B, Z) each."""
-        x = torch.cat([real - guess, guess], dim=1)
-        x = self.convs(F.adaptive_avg_pool2d(x, SIDE))  # (B, 192 * 4 * 4)
+        """Pictures (B, 3, H, W) in -1..1, of any two sizes -> mean and log of the standard
+        deviation, (B, Z) each."""
+        real, guess = (F.adaptive_avg_pool2d(x, SIDE) for x in (real, guess))
+        x = self.convs(torch.cat([real - guess, guess], dim=1))  # (B, 192 * 4 * 4)
         with torch.autocast(x.device.type, enabled=False):
             mean, log_std = self.out(x.float()).chunk(2, dim=1)
         return MAX_MEAN * torch.tanh(mean / MAX_MEAN), log_std.clamp(MIN_LOG_STD, MAX_LOG_STD)

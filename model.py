@@ -37,6 +37,7 @@ class ModelConfig:
     num_heads: int = 4  # N, of every attention
     noise_dim: int = 64  # Z; 0 = one picture per caption
     sharpness: float = 3.0  # of masks when drawing; 1 = what they leave open is blended
+    halvings: int = 0  # of pictures, early in training; what is drawn is enlarged
     # C at 4, 8, 16, 32, 64 and 128 px; a model of S px uses those below S.
     channels: tuple[int, ...] = (168, 128, 84, 56, 32, 24)
 
@@ -54,8 +55,15 @@ class ModelConfig:
             raise ValueError("num_heads must divide half of text_dim and every entry of channels")
         if len(self.channels) < len(self.resolutions):
             raise ValueError(f"channels needs an entry for each of {self.resolutions} px")
+        if not 0 <= self.halvings <= self.most_halvings:
+            raise ValueError(f"halvings must be between 0 and {self.most_halvings}")
         if self.noise_dim < 0 or self.max_tokens < 2 or not 0 < self.sharpness < math.inf:
             raise ValueError("noise_dim must be >= 0, max_tokens >= 2 and sharpness > 0")
+
+    @property
+    def most_halvings(self) -> int:
+        """To 16 px, as words are looked at up to feature maps of 8 px."""
+        return int(math.log2(self.image_size // 16))
 
     @property
     def resolutions(self) -> tuple[int, ...]:
@@ -345,7 +353,7 @@ class TextToImageModel(nn.Module):
         with torch.autocast(tokens.device.type, enabled=False):
             latent = self.flow(noise, text.caption).clamp(-FARTHEST_LATENT, FARTHEST_LATENT)
         layers, weights = self.decode(text, latent)
-        pictures = compose(layers, self.config.sharpness)
+        pictures = self.enlarge(compose(layers, self.config.sharpness))
         return (pictures, weights) if return_attention else pictures
 
     def encode(self, tokens: Tensor) -> EncodedText:
@@ -357,20 +365,16 @@ class TextToImageModel(nn.Module):
             return EncodedText(words, mask, (words * share[:, :, None]).sum(dim=1), attention)
 
     def decode(
-        self,
-        text: EncodedText,
-        latent: Tensor,
-        augmentation: Tensor | None = None,
-        halvings: int = 0,
+        self, text: EncodedText, latent: Tensor, augmentation: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Draw what the text says and the latent (B, Z) adds, in layers.
 
         augmentation: (B, A) float, how each training picture was changed; None = not at all
         (Karras et al. 2022, non-leaking augmentation).
-        halvings: so many of the last blocks do not enlarge; each halves the size of the picture.
 
         Returns:
-            layers (B, 7, K, H/2, W/2) float32, for `compose`; attention weights, as `forward`.
+            layers (B, 7, K, H/2, W/2) float32, for `compose`; attention weights, as `forward`. Of
+            a model that halves its pictures H and W are smaller: its last blocks do not enlarge.
         """
         words, mask, caption, attention = text
         weights = {} if attention is None else {"self": attention}
@@ -388,7 +392,7 @@ class TextToImageModel(nn.Module):
                 x, weights[f"words_{size}x{size}"] = self.word_attention[i](x, words, mask)
                 x = x.contiguous(memory_format=torch.channels_last)
             if block is not None:
-                x = block(x, condition, enlarge=i < len(self.decoder) - halvings)
+                x = block(x, condition, enlarge=i < len(self.decoder) - self.config.halvings)
 
         layers = self.to_layers(F.leaky_relu(x, 0.2))
         layers = layers.to(torch.float32, memory_format=torch.contiguous_format)  # as compose reads
@@ -399,7 +403,14 @@ class TextToImageModel(nn.Module):
         """The drawing without a latent, masks not sharpened: (B, 3, H, W), not clamped. It is near
         the mean of the pictures with that caption."""
         latent = torch.zeros(len(tokens), self.config.noise_dim, device=tokens.device)
-        return compose(self.decode(self.encode(tokens), latent, augmentation)[0], sharpness=1)
+        layers, _ = self.decode(self.encode(tokens), latent, augmentation)
+        return self.enlarge(compose(layers, sharpness=1))
+
+    def enlarge(self, pictures: Tensor) -> Tensor:
+        """What `compose` makes, of any size -> (B, 3, H, W)."""
+        if not self.config.halvings:
+            return pictures
+        return F.interpolate(pictures, scale_factor=2**self.config.halvings, mode="bilinear")
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
         """Captions -> tokens (B, L) int64 on the device of the model, padded at the end."""

@@ -50,7 +50,9 @@ def first_weights(config: "TrainConfig", captions: list[str]) -> dict:
     settings = {name: getattr(config, name) for name in names}
     settings["sharpness"] = ModelConfig.sharpness if config.sharpen else 1.0
     if not config.init_from:
-        return TextToImageModel(ModelConfig(**settings), tokenizer).state_dict()
+        own = ModelConfig(**settings)
+        own = dataclasses.replace(own, halvings=own.most_halvings)  # train.py makes them grow
+        return TextToImageModel(own, tokenizer).state_dict()
     old = checkpoint.load_model(checkpoint.find_weights(config.init_from))
     other = [f"--{n.replace('_', '-')} {getattr(old.config, n)}" for n in names
              if getattr(old.config, n) != settings[n]]  # fmt: skip

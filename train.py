@@ -8,6 +8,7 @@ Everything is left in results/<run>/. Repeat the command to resume; see README.m
 """
 
 import copy
+import dataclasses
 import json
 import math
 import re
@@ -48,10 +49,8 @@ WARM_UP = 3_000  # images over which the learning rate rises; at most a tenth of
 FINAL_LR = 0.03  # share of the learning rate that the cosine ends on
 GRADIENT_CLIP = 1.0  # largest norm of the gradient
 EMA_SHARE = 0.05  # half-life of the averaged weights, as a share of the images seen so far
-# Shares of the run at which pictures become twice as large: content is learnt from fewer of them
-# while they are small. All before latents, whose encoder compares pictures with full drawings.
+# Shares of the run at which pictures become twice as large: small ones teach content sooner.
 GROW_AT = (0.2, 0.4)
-SMALLEST = 16  # px; words are looked at up to features of 8 px
 # Shares of the run over which latents and sharpness are ramped in, once content is learnt.
 LATENT_RAMP = (0.45, 0.55)
 SHARPEN_RAMP = (0.6, 0.8)
@@ -127,12 +126,6 @@ def learning_rate(config: TrainConfig, clock: int, start: int) -> float:
     warm_up = min(1.0, (done + config.batch_size) / min(WARM_UP, length / 10))
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done / length)))
     return config.lr * warm_up * (FINAL_LR + (1 - FINAL_LR) * cosine)
-
-
-def num_halvings(config: TrainConfig, clock: int, start: int) -> int:
-    """How often pictures are halved at this clock; not below SMALLEST, nor after a first end."""
-    most = 0 if start else int(math.log2(config.image_size / SMALLEST))
-    return min(most, sum(clock < share * config.images for share in GROW_AT))
 
 
 def ramp(config: TrainConfig, clock: int, start: int, within: tuple[float, float]) -> float:
@@ -303,8 +296,10 @@ def train(
         while not stopping:
             # Data
             real, tokens, noise, changes = training_batch(dataset, model, config, clock)
-            halvings = num_halvings(config, clock, start)
-            real = F.avg_pool2d(real, 2**halvings)  # (B, 3, h, w)
+            halvings = sum(clock < share * config.images for share in GROW_AT)
+            halvings = min(halvings, model.config.halvings)  # no picture becomes small again
+            model.config = ema.config = dataclasses.replace(model.config, halvings=halvings)
+            real = F.avg_pool2d(real, 2**halvings)
 
             # Losses
             losses = {}
@@ -316,7 +311,7 @@ def train(
                     mean, log_std = encoder(real, ema.guess(tokens, changes))
                     latents = mean + log_std.exp() * noise  # (R, B, Z)
                     losses["latent_loss"] = kl_divergence(mean, log_std)
-                layers, _ = model.decode(text, latents[0], changes, halvings)
+                layers, _ = model.decode(text, latents[0], changes)
             if latent_share > 0:
                 losses["flow_loss"] = model.flow.negative_log_likelihood(
                     latents.detach().flatten(0, 1), text.caption.detach().repeat(NOISES, 1)
@@ -388,11 +383,9 @@ def train(
                     elif best["images"] > start and score > OVERFIT * best["energy_score"]:
                         warning = overfitting(clock, "energy_score", score, best)
                         bar.write(f"{warning}; those weights are kept")
-                elif not halvings:
+                else:
                     loss = measured["regression_loss"]
-                    grown = GROW_AT[-1] * config.images
-                    lines = [line for line in metrics if line["images"] > grown]
-                    lines = [line for line in lines if line["split"] == "validation"]
+                    lines = [line for line in metrics if line["split"] == "validation"]
                     lowest = min(lines, key=lambda line: line["regression_loss"])
                     if loss > OVERFIT * lowest["regression_loss"]:
                         warning = overfitting(clock, "regression_loss", loss, lowest)

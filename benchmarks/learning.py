@@ -3,10 +3,9 @@
     python benchmarks/learning.py                70 minutes on 2 CPU cores
 
 One picture a caption, as in sharpness.py. A run in miniature of train.py's own settings and one of
-a variant's, one after the other, tell how many images the variant has time for (what it learns at
-half the size first is not counted in them). Repeat the command to go on where it stopped. Writes
-results_short/learning.json, a row for each run, and the table of their means in
-results_short/learning.md; remove them to measure anew.
+a variant's, one after the other, tell how many images the variant has time for. Repeat the command
+to go on where it stopped. Writes results_short/learning.json, a row for each run, and the table of
+their means in results_short/learning.md; remove them to measure anew.
 """
 
 import argparse
@@ -25,7 +24,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from objectives import RECORDS, grown, replacing, table, train_for
+from objectives import RECORDS, replacing, table, train_for
 from sharpness import NUM, NUMBERS, TextAdversary, measure, with_text
 
 import checkpoint
@@ -93,16 +92,27 @@ class CheapAdversary(TextAdversary):
             super().learn(drawn, real, generator)
 
 
+def growing(*shares: float) -> dict[str, Callable]:
+    """Pictures become twice as large at these shares of the run."""
+    return {"train.GROW_AT": lambda: shares}
+
+
+def full_size(make: Callable[..., dict] = dict, *args) -> Callable[[], dict]:
+    """What makes the replacements of `make`, and learns at full size from the first image on."""
+    return lambda: make(*args) | growing(0.0)
+
+
 NOTHING = dict  # is replaced, so that an image costs what it costs in train.py
 # Name -> settings of train.py, and what makes the replacements in the code, anew for each run.
 VARIANTS = {
     "python train.py --noise-dim 0": ({}, NOTHING),
-    "1.5 times the channels": ({}, partial(channels, 256, 192, 128, 80, 48, 32)),
-    "twice the learning rate": ({"lr": 3e-3}, NOTHING),
-    "sub-pixel colours, no layers": ({}, lambda: SUB_PIXELS),
-    "at half the size first": ({}, lambda: {"runs.new_state": lambda: grown}),
-    "an adversary that reads": ({}, partial(with_text, CheapAdversary)),
-    "two thirds of the channels": ({}, partial(channels, 112, 84, 56, 36, 24, 16)),
+    "half the size until 40 %": ({}, partial(growing, 0.4)),
+    "full size": ({}, full_size()),
+    "full size, 1.5 times the channels": ({}, full_size(channels, 256, 192, 128, 80, 48, 32)),
+    "full size, twice the learning rate": ({"lr": 3e-3}, full_size()),
+    "full size, sub-pixel colours, no layers": ({}, full_size(lambda: SUB_PIXELS)),
+    "full size, an adversary that reads": ({}, full_size(with_text, CheapAdversary)),
+    "full size, two thirds of the channels": ({}, full_size(channels, 112, 84, 56, 36, 24, 16)),
 }
 
 
@@ -111,7 +121,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--images", type=int, default=55_936, help="that train.py has time for (default: 55936)"
+        "--images", type=int, default=60_800, help="that train.py has time for (default: 60800)"
     )
     parser.add_argument("--seeds", type=int, default=2, help="runs of each (default: 2)")
     args = parser.parse_args()

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import checkpoint
 import evaluate
 import train
 from batches import training_batch
@@ -30,12 +29,10 @@ from checkpoint import RESULTS
 from dataset import CaptionedImages
 from losses import regression_loss, sliced_wasserstein_loss
 from model import TextToImageModel
-from runs import new_state
 
 RECORDS = Path(__file__).parent.parent / "results_short"
 PAIRS_FROM = train.LATENT_RAMP[0]  # share of the run
 NEVER = (2.0, 3.0)  # shares of the run
-SMALL_SHARE = 0.4  # of the images that a run is for, learnt from before it at half the size
 CALIBRATION = 6_400  # images of a whole run in miniature, to learn how many fit into the time
 NUMBERS = ("all_attributes", "all_attributes_unseen", "edge_energy", "high_frequency_energy",
            "diversity", "frechet_distance")  # fmt: skip
@@ -135,32 +132,6 @@ def seconds_of(run: Path) -> float:
     return max(line.get("seconds", 0) for line in lines)
 
 
-def grown(config: train.TrainConfig, fingerprints: dict[str, str], captions: list[str]) -> dict:
-    """runs.new_state, after learning content at half the size, for SMALL_SHARE as many images.
-
-    What both sizes have is taken over: all but the last block and the layers that it leads to.
-    """
-    small = dataclasses.replace(
-        config, run=config.run + "-small", image_size=config.image_size // 2,
-        images=round(SMALL_SHARE * config.images), sharpen=0.0,
-    )  # fmt: skip
-    shutil.rmtree(RESULTS / small.run, ignore_errors=True)
-    early = {"runs.new_state": lambda: new_state, "train.LATENT_RAMP": lambda: NEVER,
-             "train.FINAL_LR": lambda: 1.0}  # fmt: skip
-    with replacing(early):
-        run = train.main(small)
-    state = new_state(config, fingerprints, captions)
-    learnt = checkpoint.load_model(checkpoint.find_weights(str(run))).state_dict()
-    seconds = seconds_of(run)
-    shutil.rmtree(run)
-    weights = state["model"]
-    taken = {name: weight for name, weight in learnt.items()
-             if isinstance(weight, Tensor) and name in weights
-             and weight.shape == weights[name].shape}  # fmt: skip
-    weights = weights | taken
-    return state | {"model": weights, "ema": weights, "seconds": seconds}
-
-
 # Noise goes straight into the generator, in training and, all of it, in drawing.
 NO_LATENTS = {
     "train.LATENT_RAMP": lambda: NEVER,
@@ -177,7 +148,6 @@ VARIANTS = {
     "+ flow (python train.py)": ({}, {}),
     "the same, AdamW for all weights": ({}, {"runs.make_optimizers": lambda: only_adamw}),
     "the same, and an adversary": ({}, {"train.sliced_wasserstein_loss": Adversary}),
-    "the same, at half the size first": ({}, {"runs.new_state": lambda: grown}),
     "energy score in place of latents":
         ({}, NO_LATENTS | {"train.regression_loss": lambda: energy_score}),
     "best of two noises in place of latents":

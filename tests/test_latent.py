@@ -6,9 +6,9 @@ import torch
 from latent import MAX_LOG_STD, MAX_MEAN, MIN_LOG_STD, LatentEncoder
 
 
-@pytest.mark.parametrize("size", [32, 64, 128])
+@pytest.mark.parametrize("size", [16, 32, 64, 128])
 def test_latents_of_any_picture_size(size):
-    mean, log_std = LatentEncoder(5)(torch.rand(2, 3, size, size), torch.rand(2, 3, size, size))
+    mean, log_std = LatentEncoder(5)(torch.rand(2, 3, size, size), torch.rand(2, 3, 64, 64))
     assert mean.shape == log_std.shape == (2, 5) and mean.dtype == torch.float32
 
 

@@ -97,11 +97,17 @@ def test_a_fresh_model_passes_gradients_everywhere_but_behind_its_zeros():
 
 
 @pytest.mark.parametrize("halvings", [0, 1, 2])
-def test_the_same_weights_draw_pictures_half_and_a_quarter_the_size(halvings):
-    model = small_model(image_size=64, channels=(16, 16, 8, 8))
-    text = model.encode(model.tokenize(CAPTIONS))
-    layers, _ = model.decode(text, torch.zeros(4, 16), halvings=halvings)
-    assert compose(layers, sharpness=1).shape == (4, 3, 64 >> halvings, 64 >> halvings)
+def test_a_model_that_halves_its_pictures_enlarges_what_it_draws(halvings):
+    settings = {"image_size": 64, "channels": (16, 16, 8, 8)}
+    model = small_model(**settings, halvings=halvings)
+    layers, _ = model.decode(model.encode(model.tokenize(CAPTIONS)), torch.zeros(4, 16))
+    small = compose(layers, sharpness=1)
+    assert small.shape == (4, 3, 64 >> halvings, 64 >> halvings)
+    guess = model.guess(model.tokenize(CAPTIONS))
+    assert guess.shape == model.draw(CAPTIONS, [0] * 4).shape == (4, 3, 64, 64)
+    torch.testing.assert_close(guess.mean(dim=(2, 3)), small.mean(dim=(2, 3)))
+    full = small_model(**settings)  # of the same weights
+    assert torch.equal(guess, full.guess(full.tokenize(CAPTIONS))) == (halvings == 0)
 
 
 def test_self_attention_equals_torch_multihead_attention():
@@ -217,7 +223,7 @@ def test_every_pixel_is_a_mixture_of_the_colours_of_layers():
         {},
         {"image_size": 64, "channels": (16, 8, 8, 8), "noise_dim": 3},
         {"text_encoder": "attention", "num_heads": 2, "text_dim": 16},
-        {"text_encoder": "lstm", "noise_dim": 0},
+        {"text_encoder": "lstm", "noise_dim": 0, "halvings": 1},
     ],
 )
 def test_a_bare_model_loads_any_configuration_and_draws_the_same(settings):
