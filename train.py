@@ -67,7 +67,7 @@ RESERVED = ("cache", "evaluation", "judges")  # folders of results/ that are no 
 class TrainConfig(DataConfig):
     preset: str = setting("default", "settings to start from", ("smoke", "default", "gpu-128"))
     run: str = setting("", "name of the folder in results/; none: named after the data")
-    images: int = setting(130_000, "length of the run, in images seen")
+    images: int = setting(120_000, "length of the run, in images seen")
     batch_size: int = setting(64, "images a step")
     lr: float = setting(1.5e-3, "largest learning rate")
     image_size: int = setting(64, "width and height in pixels", IMAGE_SIZES)
