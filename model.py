@@ -37,7 +37,7 @@ class ModelConfig:
     num_heads: int = 4  # N, of every attention
     noise_dim: int = 64  # Z; 0 = one picture per caption
     sharpness: float = 2.5  # of masks when drawing; 1 = what they leave open is blended
-    halvings: int = 0  # of pictures, early in training; what is drawn is enlarged
+    halvings: int = 0  # of the sides of pictures; more than 0 early in training alone
     # C at 4, 8, 16, 32, 64 and 128 px; a model of S px uses those below S.
     channels: tuple[int, ...] = (168, 128, 84, 56, 32, 24)
 
@@ -62,8 +62,8 @@ class ModelConfig:
 
     @property
     def most_halvings(self) -> int:
-        """To 16 px, as words are looked at up to feature maps of 8 px."""
-        return int(math.log2(self.image_size // 16))
+        """All blocks but the first can do without enlarging: words are looked at on both sides."""
+        return len(self.resolutions) - 2
 
     @property
     def resolutions(self) -> tuple[int, ...]:
@@ -117,9 +117,8 @@ class MultiHeadSelfAttention(nn.Module):
 class BidirectionalLSTM(nn.Module):
     """What each word means after the words before it, and before the words after it.
 
-    Two plain LSTMs, of which one reads from the last word to the first. On a CPU torch trains these
-    twice as fast as one that is bidirectional, which needs packed sequences to know where captions
-    end.
+    Two plain LSTMs, of which one reads from the last word to the first. One that is bidirectional
+    would need packed sequences to know where captions end, which torch runs slowly on a CPU.
     """
 
     def __init__(self, dim: int):
@@ -128,7 +127,8 @@ class BidirectionalLSTM(nn.Module):
         self.back = nn.LSTM(dim, dim // 2, batch_first=True)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x (B, L, D), mask (B, L) True on words, padding at the end -> (B, L, D)."""
+        """x (B, L, D), mask (B, L) True on words, padding at the end -> (B, L, D), without meaning
+        on padding."""
         places = torch.arange(x.shape[1], device=x.device)
         last = mask.sum(dim=1, keepdim=True) - 1  # (B, 1)
         reversed_places = torch.where(mask, last - places, places)[:, :, None]  # (B, L, 1)
@@ -196,7 +196,7 @@ class WordAttention(nn.Module):
 
 
 class UpsamplingBlock(nn.Module):
-    """Twice the size: x -> up(skip(x)) + conv(act(up(FiLM(conv(act(x)))))).
+    """Twice the size, if asked: x -> up(skip(x)) + conv(act(up(FiLM(conv(act(x)))))).
 
     FiLM (Perez et al. 2018): each channel is scaled and shifted by what the caption, the latent
     and the augmentation say. Channels change before the size does, where it costs a quarter.
@@ -209,14 +209,14 @@ class UpsamplingBlock(nn.Module):
         self.film = nn.Linear(condition_dim, 2 * out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
 
-    def forward(self, x: Tensor, condition: Tensor, enlarge: bool = True) -> Tensor:
-        """x (B, C, H, W), condition (B, 2D) -> (B, C', 2H, 2W), or (B, C', H, W) unless enlarge."""
+    def forward(self, x: Tensor, condition: Tensor, double: bool) -> Tensor:
+        """x (B, C, H, W), condition (B, 2D) -> (B, C', 2H, 2W), or (B, C', H, W) unless double."""
         skip, h = self.skip(x), self.conv1(F.leaky_relu(x, 0.2))  # (B, C', H, W)
         scale, shift = self.film(condition)[:, :, None, None].chunk(2, dim=1)
         h = h * (1 + scale) + shift
-        if enlarge:
+        if double:
             skip, h = (F.interpolate(y, scale_factor=2, mode="bilinear") for y in (skip, h))
-        return skip + self.conv2(F.leaky_relu(h, 0.2))  # (B, C', 2H, 2W)
+        return skip + self.conv2(F.leaky_relu(h, 0.2))  # (B, C', 2H, 2W) or (B, C', H, W)
 
 
 def compose(layers: Tensor, sharpness: float) -> Tensor:
@@ -373,8 +373,9 @@ class TextToImageModel(nn.Module):
         (Karras et al. 2022, non-leaking augmentation).
 
         Returns:
-            layers (B, 7, K, H/2, W/2) float32, for `compose`; attention weights, as `forward`. Of
-            a model that halves its pictures H and W are smaller: its last blocks do not enlarge.
+            layers (B, 7, K, h/2, w/2) float32, for `compose`, where h is H halved as often as the
+            configuration tells: so many of the last blocks do not enlarge; attention weights, as
+            `forward`.
         """
         words, mask, caption, attention = text
         weights = {} if attention is None else {"self": attention}
@@ -392,7 +393,7 @@ class TextToImageModel(nn.Module):
                 x, weights[f"words_{size}x{size}"] = self.word_attention[i](x, words, mask)
                 x = x.contiguous(memory_format=torch.channels_last)
             if block is not None:
-                x = block(x, condition, enlarge=i < len(self.decoder) - self.config.halvings)
+                x = block(x, condition, double=i < len(self.decoder) - self.config.halvings)
 
         layers = self.to_layers(F.leaky_relu(x, 0.2))
         layers = layers.to(torch.float32, memory_format=torch.contiguous_format)  # as compose reads
@@ -407,10 +408,10 @@ class TextToImageModel(nn.Module):
         return self.enlarge(compose(layers, sharpness=1))
 
     def enlarge(self, pictures: Tensor) -> Tensor:
-        """What `compose` makes, of any size -> (B, 3, H, W)."""
+        """What `compose` makes (B, 3, h, w) -> (B, 3, H, W)."""
         if not self.config.halvings:
             return pictures
-        return F.interpolate(pictures, scale_factor=2**self.config.halvings, mode="bilinear")
+        return F.interpolate(pictures, self.config.image_size, mode="bilinear")
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
         """Captions -> tokens (B, L) int64 on the device of the model, padded at the end."""

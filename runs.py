@@ -50,9 +50,9 @@ def first_weights(config: "TrainConfig", captions: list[str]) -> dict:
     settings = {name: getattr(config, name) for name in names}
     settings["sharpness"] = ModelConfig.sharpness if config.sharpen else 1.0
     if not config.init_from:
-        own = ModelConfig(**settings)
-        own = dataclasses.replace(own, halvings=own.most_halvings)  # train.py makes them grow
-        return TextToImageModel(own, tokenizer).state_dict()
+        small = ModelConfig(**settings)
+        small = dataclasses.replace(small, halvings=small.most_halvings)  # train.GROW_AT ends it
+        return TextToImageModel(small, tokenizer).state_dict()
     old = checkpoint.load_model(checkpoint.find_weights(config.init_from))
     other = [f"--{n.replace('_', '-')} {getattr(old.config, n)}" for n in names
              if getattr(old.config, n) != settings[n]]  # fmt: skip

@@ -49,7 +49,9 @@ WARM_UP = 3_000  # images over which the learning rate rises; at most a tenth of
 FINAL_LR = 0.03  # share of the learning rate that the cosine ends on
 GRADIENT_CLIP = 1.0  # largest norm of the gradient
 EMA_SHARE = 0.05  # half-life of the averaged weights, as a share of the images seen so far
-# Shares of the run at which pictures become twice as large: small ones teach content sooner.
+# Shares of the run at which pictures become twice as large, since small ones teach content sooner
+# (progressive growing, Karras et al. 2018; here by the same weights, and no fading in). Not tuned
+# further than results_short/learning.md tells.
 GROW_AT = (0.2, 0.4)
 # Shares of the run over which latents and sharpness are ramped in, once content is learnt.
 LATENT_RAMP = (0.45, 0.55)
@@ -126,6 +128,11 @@ def learning_rate(config: TrainConfig, clock: int, start: int) -> float:
     warm_up = min(1.0, (done + config.batch_size) / min(WARM_UP, length / 10))
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done / length)))
     return config.lr * warm_up * (FINAL_LR + (1 - FINAL_LR) * cosine)
+
+
+def num_halvings(config: TrainConfig, clock: int, before: int) -> int:
+    """How often the sides of this step's pictures are halved; never more often than before."""
+    return min(before, sum(clock < share * config.images for share in GROW_AT))
 
 
 def ramp(config: TrainConfig, clock: int, start: int, within: tuple[float, float]) -> float:
@@ -276,6 +283,7 @@ def train(
     print(f"{describe(config, model, dataset)}, {device}, {precision}")
     print(f"run: {folder}, {config.images:,} images, from image {clock:,}")
     settings = {"train": asdict(config), "model": asdict(model.config), "precision": str(precision)}
+    del settings["model"]["halvings"]  # changes with the clock
     write_text(folder / "config.json", json.dumps(about | settings, indent=2) + "\n")
 
     def write_metrics() -> None:
@@ -284,7 +292,7 @@ def train(
 
     def log(split: str, values: dict[str, float]) -> None:
         rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
-        metrics.append({"images": clock, "split": split} | rounded)
+        metrics.append({"images": clock, "split": split, "image_size": real.shape[2]} | rounded)
         write_metrics()
 
     write_metrics()  # without what a crash left behind the last checkpoint
@@ -296,10 +304,10 @@ def train(
         while not stopping:
             # Data
             real, tokens, noise, changes = training_batch(dataset, model, config, clock)
-            halvings = sum(clock < share * config.images for share in GROW_AT)
-            halvings = min(halvings, model.config.halvings)  # no picture becomes small again
-            model.config = ema.config = dataclasses.replace(model.config, halvings=halvings)
-            real = F.avg_pool2d(real, 2**halvings)
+            halvings = num_halvings(config, clock, model.config.halvings)
+            if halvings != model.config.halvings:
+                model.config = ema.config = dataclasses.replace(model.config, halvings=halvings)
+            real = F.avg_pool2d(real, 2**halvings)  # (B, 3, h, w)
 
             # Losses
             losses = {}
@@ -385,7 +393,8 @@ def train(
                         bar.write(f"{warning}; those weights are kept")
                 else:
                     loss = measured["regression_loss"]
-                    lines = [line for line in metrics if line["split"] == "validation"]
+                    lines = [line for line in metrics if line["split"] == "validation"
+                             and line.get("image_size") == real.shape[2]]  # fmt: skip
                     lowest = min(lines, key=lambda line: line["regression_loss"])
                     if loss > OVERFIT * lowest["regression_loss"]:
                         warning = overfitting(clock, "regression_loss", loss, lowest)

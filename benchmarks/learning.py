@@ -124,6 +124,7 @@ def main() -> None:
         "--images", type=int, default=60_800, help="that train.py has time for (default: 60800)"
     )
     parser.add_argument("--seeds", type=int, default=2, help="runs of each (default: 2)")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=VARIANTS, help="of these")
     args = parser.parse_args()
     record = RECORDS / "learning.json"
     rows = json.loads(record.read_text()) if record.exists() else []
@@ -133,7 +134,8 @@ def main() -> None:
     about = provenance("cpu") | {"judges": panel.fingerprint}
     for seed in range(args.seeds):
         default = train.TrainConfig(run="learning", seed=seed, noise_dim=0, device="cpu")
-        for variant, (settings, replaces) in VARIANTS.items():
+        for variant in args.only:
+            settings, replaces = VARIANTS[variant]
             if any((row["variant"], row["seed"]) == (variant, seed) for row in rows):
                 continue
             config = dataclasses.replace(default, **settings)

@@ -145,7 +145,7 @@ VARIANTS = {
     "squared error": ({"noise_dim": 0, "sharpen": 0.0}, {}),
     "+ sliced Wasserstein": ({"noise_dim": 0}, {}),
     "+ latents, drawn as normal noise": ({}, {"flow.NUM_COUPLINGS": lambda: 0}),
-    "+ flow (python train.py)": ({}, {}),
+    "+ flow": ({}, {}),
     "the same, AdamW for all weights": ({}, {"runs.make_optimizers": lambda: only_adamw}),
     "the same, and an adversary": ({}, {"train.sliced_wasserstein_loss": Adversary}),
     "energy score in place of latents":

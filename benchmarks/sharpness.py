@@ -108,7 +108,7 @@ ALONE = "squared error alone"
 # Name -> what to replace in the code, as objectives.VARIANTS does, made anew for each run.
 VARIANTS = {
     ALONE: lambda: {"train.SHARPEN_RAMP": lambda: NEVER},
-    "sliced Wasserstein (python train.py)": dict,
+    "sliced Wasserstein": dict,
     "a third of the weight": partial(sliced_wasserstein, 1 / 3),
     "three times the weight": partial(sliced_wasserstein, 3),
     "12 filters, not 4": partial(sliced_wasserstein, num_filters=12),

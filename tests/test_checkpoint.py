@@ -210,6 +210,7 @@ def billions() -> dict:
         (all_huge, "is damaged"),
         (billions, "is damaged"),
         (lambda: weights(image_size=[[["a"]]]), "image_size has the wrong type"),
+        (lambda: weights(halvings=10**9), "halvings must be between"),
         (lambda: weights(text_dim=10**4), "has the shape"),
         (lambda: weights(text_dim=10**9), "does not fit"),
         (lambda: weights(channels=[10**9] * 3), "does not fit"),

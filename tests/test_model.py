@@ -284,6 +284,9 @@ def test_generate_refuses_seeds_that_mean_nothing(seed, n):
         {"num_heads": 5},
         {"noise_dim": -1},
         {"channels": (8,)},
+        {"halvings": -1},
+        {"halvings": 3},
+        {"halvings": 2, "image_size": 32},
     ],
 )
 def test_configurations_that_cannot_work_are_refused(settings):

@@ -70,7 +70,7 @@ def test_a_run_leaves_all_that_it_promises(picture_folder):
     lines = losses_of(run)
     assert {line["split"] for line in lines} == {"train", "validation"}
     assert lines[-1]["images"] == 96 and lines[-1].keys() == {
-        "images", "split", "regression_loss", "energy_score", "sharpness_loss",
+        "images", "split", "image_size", "regression_loss", "energy_score", "sharpness_loss",
         "edge_energy", "text_dependence", "noise_dependence",
     }  # fmt: skip
     assert lines[-2].keys() >= {"regression_loss", "sharpness_loss", "latent_loss", "flow_loss"}
@@ -504,8 +504,19 @@ def test_content_is_learnt_from_pictures_a_quarter_and_half_the_size(picture_fol
     train.main(tiny(picture_folder, images=160, image_size=64))
     assert sizes == [16] * 2 + [32] * 2 + [64] * 6
     assert checkpoint.load_model(run / "checkpoint.pth").config.halvings == 0
-    train.main(tiny(picture_folder, images=192, image_size=64))
+    train.main(tiny(picture_folder, images=480, image_size=64, stop_after=192))
     assert sizes[10:] == [64] * 2  # training on keeps the size
+    metrics = losses_of(run)
+    assert [m["image_size"] for m in metrics if m["split"] == "validation"][:2] == [32, 64]
+
+
+def test_pictures_grow_at_their_shares_of_the_run_and_are_never_halved_again(monkeypatch):
+    config, clocks = TrainConfig(images=1_000), (0, 199, 200, 399, 400, 999)
+    assert [train.num_halvings(config, clock, 2) for clock in clocks] == [2, 2, 1, 1, 0, 0]
+    assert [train.num_halvings(config, clock, 1) for clock in clocks] == [1, 1, 1, 1, 0, 0]
+    assert train.num_halvings(config, 0, 0) == 0  # --init-from, training on
+    monkeypatch.setattr(train, "GROW_AT", (0.0,))
+    assert train.num_halvings(config, 0, 2) == 0
 
 
 def test_every_epoch_shows_every_item_once_in_another_order():
@@ -642,20 +653,24 @@ def test_overfitting_is_told_and_the_best_weights_are_drawn_from(
 
 
 def test_overfitting_is_told_before_all_terms_count(picture_folder, monkeypatch, capsys):
-    losses, original = iter([0.50, 0.40, 0.41, 0.42, 0.30]), train.validate
-    monkeypatch.setattr(
-        train, "validate", lambda *args: original(*args) | {"regression_loss": next(losses)}
-    )
-    train.main(tiny(picture_folder, images=320, sample_every=64))
-    told = [line for line in capsys.readouterr().out.splitlines() if "overfitting" in line]
-    assert told == []  # at 192 the loss is only 2.5 % higher; at 256 scores compare
+    original = train.validate
 
-    losses = iter([0.50, 0.40, 0.42, 0.42, 0.30])
-    train.main(tiny(picture_folder, images=320, sample_every=64, run="other"))
-    told = [line for line in capsys.readouterr().out.splitlines() if "overfitting" in line]
+    def overfitting_told(run, *losses):
+        values = iter(losses)
+        monkeypatch.setattr(
+            train, "validate", lambda *args: original(*args) | {"regression_loss": next(values)}
+        )
+        train.main(tiny(picture_folder, images=320, sample_every=32, run=run))
+        return [line for line in capsys.readouterr().out.splitlines() if "overfitting" in line]
+
+    # Pictures grow after 128, and losses of another size do not compare; at 224 the loss is only
+    # 2.5 % higher than at 192; from 256 on, scores compare.
+    small = 0.40, 0.30, 0.20, 0.10
+    assert overfitting_told("good", *small, 0.50, 0.40, 0.41, 0.42, 0.30, 0.30) == []
+    told = overfitting_told("bad", *small, 0.50, 0.40, 0.42, 0.42, 0.30, 0.30)
     assert len(told) == 1
-    assert "192 images: overfitting, held-out captions were drawn best after 128" in told[0]
-    assert "--images 128" in told[0]
+    assert "224 images: overfitting, held-out captions were drawn best after 192" in told[0]
+    assert "--images 192" in told[0]
 
 
 def test_each_term_changes_what_is_learnt(picture_folder, monkeypatch):
