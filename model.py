@@ -36,7 +36,7 @@ class ModelConfig:
     max_tokens: int = 64  # longer captions are cut
     num_heads: int = 4  # N, of every attention
     noise_dim: int = 64  # Z; 0 = one picture per caption
-    sharpness: float = 2.5  # of masks when drawing; 1 = what they leave open is blended
+    sharpness: float = 3.0  # of masks when drawing; 1 = what they leave open is blended
     halvings: int = 0  # of the sides of pictures; more than 0 early in training alone
     # C at 4, 8, 16, 32, 64 and 128 px; a model of S px uses those below S.
     channels: tuple[int, ...] = (168, 128, 84, 56, 32, 24)
