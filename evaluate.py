@@ -77,6 +77,7 @@ from tokenizer import split_words
 
 NUM_PICTURES = {False: 2_048, True: 128}  # by --quick
 NUM_SHEET = 64
+RESAMPLES = {False: 300, True: 100}  # of distances, which are slow to compute; by --quick
 CANDIDATES = 100  # captions that R-precision chooses from
 NUM_DIVERSITY = 128  # captions, each drawn with SEEDS seeds
 SEEDS = 8
@@ -166,10 +167,12 @@ class Evaluation:
         tests: TestSet,
         reference: Tensor,
         more_captions: Sequence[str] = (),
+        resamples: int = RESAMPLES[False],
     ):
         """tests: what to measure on; reference: other real pictures; more_captions: rivals of the
-        captions of the test set, beside those themselves."""
+        captions of the test set, beside those themselves; resamples: for intervals of distances."""
         self.encoder, (captions, self.real, _) = encoder, tests
+        self.resamples = resamples
         self.reference = self.features(reference)
         number = {c: i for i, c in enumerate(dict.fromkeys([*captions, *more_captions]))}
         self.own = torch.tensor([number[caption] for caption in captions])
@@ -191,14 +194,14 @@ class Evaluation:
     def measure(self, pictures: Tensor) -> dict:
         """Pictures (N, 3, S, S) uint8, one for each caption -> numbers by name, most of them
         [value, low, high]."""
-        features, resamples = self.features(pictures), 300  # distances are slow to compute
+        features = self.features(pictures)
         similarity = self.encoder.similarities(features["judge"], self.embedded)
         precision = r_precision(similarity, self.own, self.words)
         numbers = {f"r_precision_{k}": bootstrap(mean, v) for k, v in precision.items()}
         for name, reference in self.reference.items():
             x = features[name]
             numbers[f"frechet_distance_{name}"] = bootstrap(
-                metrics.frechet_distance, x, reference, resamples=resamples
+                metrics.frechet_distance, x, reference, resamples=self.resamples
             )
             numbers[f"kernel_distance_{name}"] = metrics.kernel_distance(x, reference)
             density, coverage = metrics.density_and_coverage(reference, x)
@@ -366,7 +369,8 @@ def evaluate(
     tests, reference, training, groups = test_data(config, dataset, model.config.image_size)
     captions, real, _ = tests
     drawn = draw(model, captions, list(range(len(captions))))
-    evaluation = Evaluation(panel.encoder, tests, reference, training.captions)
+    resamples = RESAMPLES[config.quick]
+    evaluation = Evaluation(panel.encoder, tests, reference, training.captions, resamples)
     systems = all_systems(drawn, real, captions, training)
     rows = {
         name: evaluation.measure(pictures)
