@@ -287,8 +287,10 @@ def evaluate_scenes(
     recogniser: judges.AttributeRecogniser,
     training: Training,
     num: int,
+    resamples: int,
 ) -> dict:
-    """Rates of right attributes by kind of caption, of the drawings and of the controls."""
+    """Rates of right attributes by kind of caption, of the drawings and of the controls, with
+    intervals over so many resamples."""
     size = model.config.image_size
     complete = draw_scenes("validation", num // 2, 2, (1, 2), size=size)
     pairs = draw_scenes("validation", num // 8, 6, (2,), related)
@@ -307,7 +309,9 @@ def evaluate_scenes(
             right = attribute_rates(recogniser, judges.as_uint8(pictures), asked)
             if row == "order_swaps":  # the two of a pair belong together
                 right = {k: v.float().unflatten(0, (-1, 2)).mean(1) for k, v in right.items()}
-            rates[system][row] = {kind: bootstrap(mean, values) for kind, values in right.items()}
+            rates[system][row] = {
+                kind: bootstrap(mean, values, resamples=resamples) for kind, values in right.items()
+            }
     return rates
 
 
@@ -369,8 +373,9 @@ def evaluate(
     tests, reference, training, groups = test_data(config, dataset, model.config.image_size)
     captions, real, _ = tests
     drawn = draw(model, captions, list(range(len(captions))))
-    resamples = RESAMPLES[config.quick]
-    evaluation = Evaluation(panel.encoder, tests, reference, training.captions, resamples)
+    evaluation = Evaluation(
+        panel.encoder, tests, reference, training.captions, RESAMPLES[config.quick]
+    )
     systems = all_systems(drawn, real, captions, training)
     rows = {
         name: evaluation.measure(pictures)
@@ -393,7 +398,8 @@ def evaluate(
             rows["real"] |= diversity(others, shown)
             rows["repeated"] |= diversity(others[:, :1].expand_as(others), shown)
     if panel.recogniser and not config.data:
-        rates = evaluate_scenes(model, panel.recogniser, training, len(captions))
+        resamples = RESAMPLES[True] if config.quick else metrics.RESAMPLES
+        rates = evaluate_scenes(model, panel.recogniser, training, len(captions), resamples)
         for name, row in rates.items():
             rows[name]["attributes"] = row
     save_sheet(Path(config.output), real, drawn, captions)
