@@ -1,21 +1,29 @@
-"""How do weights reach the disk and come back? Whole or not at all, and never as code."""
+"""What lies on the disk? Weights, and the state of a run: whole or not at all, never as code.
 
+How a run begins, how it is saved, and how it goes on.
+"""
+
+import dataclasses
 import io
+import json
 import os
 import pickletools
 import zipfile
 from collections import OrderedDict
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from command_line import UserError
-from files import previous, write_whole
+from config import RESULTS, SHIPPED_WEIGHTS, ModelConfig, Recipe, TrainConfig, UserError, name_of
+from files import previous, write_text, write_whole
+from latents import PosteriorEncoder
 from model import TextToImageModel, check_fit
+from muon import load_optimizer, make_optimizers
+from tokenizer import Tokenizer
 
-RESULTS = Path("results")  # results/<run>/checkpoint.pth
-SHIPPED_WEIGHTS = Path(__file__).parent / "results_short" / "text_to_image_model.pth"
 # All that a file may ask Python for: torch allows more, of which some would fill the memory.
 ALLOWED = {
     "collections OrderedDict",
@@ -24,15 +32,24 @@ ALLOWED = {
 }
 MAX_DEPTH = 16  # of lists and dicts in each other
 
+# Files
+
 
 class Damaged(UserError):
     """A file that is missing or not as it was written."""
 
 
 def save(state: dict, path: Path, keep_previous: bool = True) -> None:
-    """Write tensors and plain values, whole or not at all; what was there is kept as `previous`."""
+    """Write tensors and plain values, whole or not at all; what was there is kept as `previous`.
+
+    Raises ValueError, and writes nothing, where `load` would not accept it.
+    """
     buffer = io.BytesIO()
     torch.save(state, buffer)
+    try:
+        parse(buffer.getvalue())
+    except Exception as error:
+        raise ValueError(f"{path} could not be read back: {error}") from error
     write_whole(path, lambda file: file.write(buffer.getbuffer()), keep_previous)
 
 
@@ -76,7 +93,7 @@ def _read(path: Path) -> dict:
         raise Damaged(f"there is no file {path} (python train.py makes one)")
     try:
         content = path.read_bytes()
-        state = _plain(_unpickle(content), [len(content)])
+        state = parse(content)
     except (OSError, MemoryError) as error:
         raise UserError(f"{path} cannot be read: {error or 'out of memory'}") from None
     except Exception:  # foreign bytes raise any kind
@@ -84,6 +101,11 @@ def _read(path: Path) -> dict:
     if not isinstance(state, dict):
         raise UserError(f"{path} holds no weights of this project")
     return state
+
+
+def parse(content: bytes) -> object:
+    """The tensors and plain values in a file. Raises anything where there is anything else."""
+    return _plain(_unpickle(content), [len(content)])
 
 
 def _unpickle(content: bytes) -> object:
@@ -128,7 +150,7 @@ def _plain(value: object, left: list[int], depth: int = 0) -> object:
     ):  # fmt: skip
         copy = value
     else:
-        raise ValueError("neither tensor nor plain value")
+        raise ValueError(f"a {type(value).__name__} is neither tensor nor plain value")
     if left[0] < 0 or depth > MAX_DEPTH:
         raise ValueError("more than the file holds")
     return copy
@@ -163,15 +185,23 @@ def model_of(state: dict, path: Path) -> TextToImageModel:
     weights, else the last. `path` is where the state came from, for messages."""
     best = state.get("best")
     weights = best.get("weights") if isinstance(best, dict) and best else state.get("ema", state)
-    return build_model(weights, path).eval()
+    model = build_model(weights, path).eval()
+    halvings = state.get("halvings", model.halvings)
+    if halvings not in range(model.config.max_halvings + 1):
+        raise UserError(f"{path} does not fit this version of the project: halvings {halvings!r}")
+    model.halvings = halvings
+    return model
 
 
-def load_model(path: Path) -> TextToImageModel:
-    """The model of a file, for drawing."""
-    return model_of(load(path), path)
+def load_model(path: str | Path) -> TextToImageModel:
+    """The model of a file of weights or of a training checkpoint, for drawing.
+
+    Raises UserError where there is no such file, or it holds something else.
+    """
+    return model_of(load(Path(path)), Path(path))
 
 
-def progress(state: dict) -> str:
+def progress_line(state: dict) -> str:
     """How far the run of a training checkpoint is, for people; "" for an exported file."""
     try:
         seen, total = state["images_seen"], state["config"]["images"]
@@ -182,16 +212,282 @@ def progress(state: dict) -> str:
         return ""
 
 
-def newest_checkpoint() -> Path | None:
-    """The checkpoint of the run that was saved last, if there is any."""
-    found = [
-        p for name in ("checkpoint", "checkpoint.previous") for p in RESULTS.glob(f"*/{name}.pth")
-    ]
+def newest_run(smoke: bool = False) -> Path | None:
+    """The checkpoint of the run that was saved last, if there is any; smoke: of smoke runs."""
+    found = [p for name in ("checkpoint", "checkpoint.previous")
+             for p in RESULTS.glob(f"*/{name}.pth") if is_smoke(p.parent) == smoke]  # fmt: skip
     newest = max(found, key=lambda p: p.stat().st_mtime, default=None)
     return newest and newest.with_name("checkpoint.pth")
 
 
-def find_weights(model: str) -> Path:
-    """The file that --model names; without it the newest run, else the shipped weights."""
-    path = Path(model) if model else newest_checkpoint() or SHIPPED_WEIGHTS
-    return path / "checkpoint.pth" if path.is_dir() else path
+def choose_weights(name: str) -> tuple[Path, str]:
+    """The file that --model names; without it the newest run, else the shipped weights, else a
+    smoke run; and why, for people."""
+    smoke = newest_run(smoke=True)
+    hint = f"; for the smoke run, --model {smoke.parent}" if smoke else ""
+    if name:
+        path, why = Path(name), ""
+    elif newest := newest_run():
+        path, why = newest, "the newest run"
+    elif SHIPPED_WEIGHTS.exists() or not smoke:
+        path, why = SHIPPED_WEIGHTS, f"the shipped weights{hint}"
+    else:
+        path, why = smoke, "a smoke run, as there is nothing else"
+    return path / "checkpoint.pth" if path.is_dir() else path, why
+
+
+def find_weights(name: str) -> Path:
+    """The file of `choose_weights`."""
+    return choose_weights(name)[0]
+
+
+# Runs
+
+
+@dataclass
+class Progress:
+    """How far a run is: its state but for weights and optimizers."""
+
+    images_seen: int = 0  # the clock
+    start: int = 0  # images_seen when this schedule began; more than 0 when training goes on later
+    halvings: int = 0  # of the sides of training images
+    seconds: float = 0.0  # of training so far
+    unlogged: dict = field(default_factory=dict)  # loss term -> values since the last log line
+    metrics: list = field(default_factory=list)  # the lines of metrics.jsonl
+    # "weights" of the EMA with the lowest "energy_score", and the "images" seen then; or empty.
+    best: dict = field(default_factory=dict)
+
+
+class Networks(NamedTuple):
+    model: TextToImageModel
+    ema: TextToImageModel
+    posterior: PosteriorEncoder
+
+
+STATE = {name: type(value) for name, value in vars(Progress()).items()} | {
+    "config": dict,  # of training
+    "data": dict,  # split -> fingerprint of its images and captions
+    "optimizers": list,
+    **dict.fromkeys(Networks._fields, dict),
+}
+# What decides what is learnt: a run goes on with these as they were. Where data lie and how they
+# are found is free: what was found is compared.
+DECIDES = [f.name for cls in (Recipe, ModelConfig) for f in fields(cls) if f.name != "images"]
+DECIDES += ["crop_boxes", "resize", "fit", "init_from"]
+
+
+def first_weights(config: TrainConfig, captions: list[str]) -> dict:
+    """Weights that have learnt nothing, or those of --init-from; they know the captions' words.
+
+    Raises UserError where --init-from is a model of other sizes.
+    """
+    tokenizer, new = Tokenizer.learn(captions, config.min_count), config.model_config()
+    if not config.init_from:
+        return TextToImageModel(new, tokenizer).state_dict()
+    old = load_model(find_weights(config.init_from))
+    other = [f"{name_of(f)} {getattr(old.config, f.name)}" for f in fields(ModelConfig)
+             if f.name in ("image_size", "text_encoder", "noise_dim")
+             and getattr(old.config, f.name) != getattr(new, f.name)]  # fmt: skip
+    if other:
+        raise UserError(f"{config.init_from} was trained with other sizes; add {' '.join(other)}")
+    new = dataclasses.replace(
+        old.config, mask_scale=new.mask_scale, augmentation_dim=new.augmentation_dim
+    )
+    known = old.tokenizer.vocabulary
+    merged = Tokenizer(dict.fromkeys([*known, *tokenizer.vocabulary]))
+    weights = TextToImageModel(new, merged).state_dict()
+    taken = {n: w for n, w in old.state_dict().items() if isinstance(w, Tensor)}
+    # Words that are new start at random, augmentation parameters that are new at nothing.
+    words = weights["text_encoder.embedding.weight"].clone()
+    words[: len(known)] = taken["text_encoder.embedding.weight"]
+    condition = torch.zeros_like(weights["condition.weight"])
+    condition[:, : taken["condition.weight"].shape[1]] = taken["condition.weight"]
+    grown = {"text_encoder.embedding.weight": words, "condition.weight": condition}
+    return weights | taken | grown
+
+
+def new_state(config: TrainConfig, fingerprints: dict[str, str], captions: list[str]) -> dict:
+    """The state of a run that has seen nothing yet."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        weights = first_weights(config, captions)
+        posterior = PosteriorEncoder(max(1, config.noise_dim)).state_dict()  # unused at 0
+    progress = Progress(halvings=0 if config.init_from else config.model_config().max_halvings)
+    return {"config": asdict(config), "data": fingerprints, **vars(progress), "model": weights,
+            "ema": weights, "posterior": posterior, "optimizers": []}  # fmt: skip
+
+
+def save_run(
+    folder: Path,
+    config: TrainConfig,
+    fingerprints: dict[str, str],
+    progress: Progress,
+    networks: Networks,
+    optimizers: list[torch.optim.Optimizer],
+    keep: bool,
+) -> None:
+    """Write checkpoint.pth, which a run goes on from; keep: beside it, another one that stays."""
+    state = {"config": asdict(config), "data": fingerprints, **vars(progress)}
+    state |= {name: network.state_dict() for name, network in networks._asdict().items()}
+    state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
+    if keep:  # first, since a run that goes on from checkpoint.pth does not come here again
+        save(state, folder / f"checkpoint-{progress.images_seen:09d}.pth", keep_previous=False)
+    save(state, folder / "checkpoint.pth")
+
+
+def check(state: dict, path: Path) -> None:
+    """Raises UserError where a file holds other things than a run's state should."""
+    wrong = [str(name) for name in (state.keys() | STATE.keys())
+             if not isinstance(state.get(name), STATE.get(name, ()))]  # fmt: skip
+    if not wrong:
+        best, unlogged = state["best"], state["unlogged"].values()
+        numbers = [value for values in unlogged for value in values]
+        for line in state["metrics"]:
+            numbers += [line["images"], *(v for k, v in line.items() if k != "split")]
+        numbers += [best["images"], best["energy_score"]] if best else []
+        fits = (
+            all(type(number) in (int, float) for number in numbers)
+            and all(
+                type(name) is str
+                for line in (*state["metrics"], state["unlogged"])
+                for name in line
+            )
+            and 0 <= state["seconds"] < 1e12
+            and all(type(values) is list and values for values in unlogged)
+            and all(type(line["split"]) is str for line in state["metrics"])
+            and type(state["config"]["images"]) is int
+            and 0 <= state["start"] <= state["images_seen"]
+            and len(state["optimizers"]) == 2
+        )
+        wrong = (
+            [] if fits else ["config, start, images_seen, unlogged, metrics, optimizers or best"]
+        )
+    if wrong:
+        names = ", ".join(name[:40].encode("unicode_escape").decode() for name in sorted(wrong))
+        raise UserError(f"{path} is no checkpoint of this version of train.py: {names} missing, "
+                        "unknown or not as it should be")  # fmt: skip
+
+
+def todays_state(state: dict) -> dict:
+    """A checkpoint of the version that called the posterior an encoder, in today's words."""
+    if "encoder" not in state:
+        return state
+    terms = {"latent_loss": "kl_loss", "flow_loss": "prior_loss", "sharpness_loss": "swd_loss"}
+    settings = {"latent": "kl_weight", "sharpen": "swd_weight"}
+    old = state["model"]["_extra_state"]["config"]
+    names = {"encoder": "posterior", "sums": "unlogged"}
+    return {names.get(name, name): value for name, value in state.items()} | {
+        "config": {settings.get(n, n): value for n, value in state["config"].items()}
+        | {n: old[n] for n in ("text_dim", "max_tokens", "num_heads")}
+        | {"channels": tuple(old["channels"])},
+        # Half of the scenes that it was validated with are for tests now.
+        "data": {n: f for n, f in state["data"].items() if state["config"]["data"] or n == "train"},
+        "halvings": old["halvings"],
+        "unlogged": {terms.get(n, n): values for n, values in state["sums"].items()},
+        "metrics": [{terms.get(n, n): v for n, v in line.items()} for line in state["metrics"]],
+    }
+
+
+def resume(config: TrainConfig, folder: Path, fingerprints: dict[str, str]) -> dict | None:
+    """The state that the run was left in, ready to go on with this config; None if it is new.
+
+    Raises UserError where the run was trained with another recipe or on other data.
+    """
+    path = folder / "checkpoint.pth"
+    if not path.exists() and not previous(path).exists():
+        return None
+    try:
+        state = todays_state(load(path, repair=True))
+        check(state, path)
+    except (KeyError, TypeError, AttributeError, RuntimeError):  # a foreign file, wrong in any way
+        raise UserError(f"{path} is no checkpoint of train.py") from None
+    # A setting that came later has a default that changes nothing, so that older runs go on.
+    settings = {f.name: f for f in fields(config)}
+    old, new = {n: f.default for n, f in settings.items()} | state["config"], asdict(config)
+    told = {n: f"{name_of(settings[n])} was {old[n]!r}, is {new[n]!r}"
+            for n in sorted(new) if repr(old[n]) != repr(new[n])}  # fmt: skip
+    begun = {"init_from"} if not config.init_from else set()  # only its beginning depends on it
+    refused = [told[n] for n in told if n in DECIDES and n not in begun]
+    was, now = (c["data"] or "the scenes" for c in (old, new))
+    differ = "have changed" if was == now else f"are not those of {was}"
+    refused += [f"the {split} pictures or captions of {now} {differ}"
+                for split, fingerprint in state["data"].items()
+                if fingerprint != fingerprints.get(split)]  # fmt: skip
+    if refused or "train" not in state["data"]:
+        raise UserError(f"{folder} was trained in another way ({'; '.join(refused)}); give this "
+                        "run another name with --run NAME, or go back to what it was; --init-from "
+                        f"{folder} starts the new run from its weights")  # fmt: skip
+    if told:
+        print(f"changed since the last checkpoint: {'; '.join(told.values())}")
+    if state["images_seen"] >= old["images"]:
+        state["start"] = state["images_seen"]  # finished: more images are a schedule of their own
+    elif old["images"] != config.images:
+        raise UserError(f"{folder} is not finished ({state['images_seen']:,} of {old['images']:,} "
+                        "images); finish it before --images changes")  # fmt: skip
+    return state | {"config": new}
+
+
+def networks_of(
+    state: dict, path: Path, config: TrainConfig, device: torch.device
+) -> tuple[Networks, list[torch.optim.Optimizer]]:
+    """The networks that a state holds, and their optimizers; `path` is where it came from. Raises
+    UserError where it does not fit."""
+    model = build_model(state["model"], path)
+    ema = build_model(state["ema"], path).requires_grad_(False)
+    if ema.config != model.config:
+        raise UserError(f"{path} holds an average of another model")
+    if not 0 <= state["halvings"] <= model.config.max_halvings:
+        raise UserError(f"{path} holds {state['halvings']} halvings, which its model cannot have")
+    posterior = PosteriorEncoder(max(1, model.config.noise_dim))
+    load_weights(posterior, state["posterior"], path)
+    networks = Networks(model, ema, posterior)
+    for network in networks:
+        network.to(device, memory_format=torch.channels_last)
+    optimizers = make_optimizers([model, posterior], config)
+    try:
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=False):
+            load_optimizer(optimizer, saved)
+    except Exception as error:  # a foreign file can be wrong in any way
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise UserError(f"{path} does not fit this version of train.py: {reason}") from None
+    return networks, optimizers
+
+
+# The record of a run, config.json
+
+
+def read_record(folder: Path) -> dict:
+    """config.json of a run; {} where there is none, or it is damaged."""
+    try:
+        record = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) and isinstance(record.get("train"), dict) else {}
+
+
+def write_record(
+    folder: Path, about: dict, config: TrainConfig, model: ModelConfig, images_seen: int
+) -> None:
+    """Keep how a run was started; a later start is added to "resumed", with what it changed."""
+    record, settings = read_record(folder), json.loads(json.dumps(asdict(config)))
+    if images_seen == 0 or not record:
+        record = about | {"train": settings, "model": asdict(model)}
+    else:
+        before = settings_of(record)
+        changed = {n: v for n, v in settings.items() if before.get(n, v) != v}
+        resumed = {**about, "images_seen": images_seen, "changed": changed}
+        record["resumed"] = [*record.get("resumed", []), resumed]
+    write_text(folder / "config.json", json.dumps(record, indent=2) + "\n")
+
+
+def settings_of(record: dict) -> dict:
+    """The settings that a run was started with last."""
+    settings = dict(record.get("train", {}))
+    for resumed in record.get("resumed", []):
+        settings |= resumed.get("changed", {})
+    return settings
+
+
+def is_smoke(folder: Path) -> bool:
+    """Whether a run is one of the preset smoke, which is there to see that everything works."""
+    return settings_of(read_record(folder)).get("preset") == "smoke"

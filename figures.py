@@ -6,25 +6,23 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch.nn.functional as F
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
-from torch import Tensor
 
 from files import write_whole
 
 COLUMNS = 8  # captions side by side
-PICTURE, GAP, CAPTION, TITLE, LABEL = 128, 2, 76, 30, 24  # sizes in pixels
+IMAGE, GAP, CAPTION, TITLE, LABEL = 128, 2, 76, 30, 24  # sizes in pixels
 DPI = 100
 
 
-def save_samples(path: Path, rows: dict[str, Tensor], captions: list[str], title: str) -> None:
+def save_samples(path: Path, rows: dict[str, np.ndarray], captions: list[str], title: str) -> None:
     """A sheet with a column for each caption, and a line for each entry of rows.
 
-    rows: label -> pictures (B, 3, H, W) uint8, shown PICTURE pixels wide. Captions beyond COLUMNS
-    continue below.
+    rows: label -> images (B, 3, S, S) uint8, as for `resized`: arrays, or tensors on the CPU.
+    Captions beyond COLUMNS continue below.
     """
-    cell, num = PICTURE + GAP, len(captions)
+    cell, num = IMAGE + GAP, len(captions)
     block_height = len(rows) * cell + CAPTION
     width = LABEL + cell * min(COLUMNS, num)
     height = TITLE + -(-num // COLUMNS) * block_height
@@ -35,13 +33,11 @@ def save_samples(path: Path, rows: dict[str, Tensor], captions: list[str], title
 
     write(width / 2, TITLE / 2, title, ha="center", va="center", fontsize=8)
     sheet = np.full((height, width, 3), 255, np.uint8)
-    for k, (label, pictures) in enumerate(rows.items()):
-        mode = "area" if pictures.shape[3] > PICTURE else "nearest"
-        shown = F.interpolate(pictures[:num].cpu().float(), PICTURE, mode=mode).round().byte()
-        for i, pixels in enumerate(shown.permute(0, 2, 3, 1).numpy()):  # (H, W, 3)
+    for k, (label, images) in enumerate(rows.items()):
+        for i, pixels in enumerate(resized(np.asarray(images)[:num])):
             x = LABEL + cell * (i % COLUMNS)
             y = TITLE + block_height * (i // COLUMNS) + cell * k
-            sheet[y : y + PICTURE, x : x + PICTURE] = pixels
+            sheet[y : y + IMAGE, x : x + IMAGE] = pixels
             if i % COLUMNS == 0:
                 write(LABEL / 2, y + cell / 2, label, rotation=90, ha="center", va="center",
                       fontsize=8)  # fmt: skip
@@ -51,6 +47,16 @@ def save_samples(path: Path, rows: dict[str, Tensor], captions: list[str], title
         write(LABEL + cell * (i % COLUMNS), below + 4, text, va="top", fontsize=5.5)
     figure.figimage(sheet)
     _save(figure, path)
+
+
+def resized(images: np.ndarray) -> np.ndarray:
+    """(B, 3, S, S) uint8 -> (B, IMAGE, IMAGE, 3) uint8: pixels are repeated, or blocks of them
+    averaged. S is a power of two."""
+    images, size = images.transpose(0, 2, 3, 1), images.shape[3]
+    if size <= IMAGE:
+        return images.repeat(IMAGE // size, axis=1).repeat(IMAGE // size, axis=2)
+    blocks = images.reshape(len(images), IMAGE, size // IMAGE, IMAGE, size // IMAGE, 3)
+    return blocks.mean(axis=(2, 4)).round().astype(np.uint8)
 
 
 def save_loss_curves(path: Path, metrics: list[dict]) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from command_line import UserError
+from config import UserError
 
 
 def write_whole(

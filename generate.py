@@ -1,4 +1,4 @@
-"""How do I draw a picture? From the shipped weights, right after cloning:
+"""How do I draw an image? From the shipped weights, right after cloning:
 
 python generate.py --input "a big red circle at the left and a small blue star at the right"
 python generate.py --input-file captions.txt --output drawings        a caption on each line
@@ -10,47 +10,22 @@ import sys
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
+import numpy as np
 from PIL import Image
-from torchvision.transforms.functional import to_pil_image
-from torchvision.utils import make_grid
 from tqdm import tqdm
 
 import checkpoint
-from command_line import UserError, choose_device, run, setting
+from config import GenerateConfig, UserError, choose_device, run
 from files import write_whole
 from model import TextToImageModel, to_uint8
 
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
-BATCH = 32  # pictures drawn at once
+BATCH = 32  # images drawn at once
+GAP = 2  # pixels between the images of a grid
 MAX_TOLD = 10  # captions or words that a message names one by one
-
-
-@dataclass(frozen=True)
-class GenerateConfig:
-    input: list = setting([], "caption to draw; repeat the flag for several")
-    model: str = setting("", "exported weights or a checkpoint; none: newest run, else the shipped")
-    seed: int = setting(0, "which picture of the many that a caption allows")
-    n: int = setting(1, "pictures of each caption, with the seeds that follow")
-    output: str = setting("generated", "folder, or a file name like bird.png for a single picture")
-    grid: bool = setting(False, "one sheet: a line for each caption, a column for each seed")
-    input_file: str = setting("", "file with a caption on each line; - reads standard input")
-    skip_existing: bool = setting(False, "draw only the pictures that are not there yet")
-    device: str = setting("auto", "where to compute", ("auto", "cpu", "cuda"))
-
-    def __post_init__(self) -> None:
-        if not self.input and not self.input_file:
-            raise UserError(
-                'say what to draw: --input "a big red star at the top on a white background"'
-            )
-        if self.grid and self.skip_existing:
-            raise UserError("--grid draws one sheet anew; leave out --skip-existing")
-        if self.n < 1 or not 0 <= self.seed <= 2**32 - self.n:
-            raise UserError("--n must be 1 or more, and --seed between 0 and 4294967295")
 
 
 def read_prompts(config: GenerateConfig) -> list[str]:
@@ -117,28 +92,59 @@ def tell_what_is_not_drawn(model: TextToImageModel, prompts: Sequence[str]) -> N
         print(f"only the first {model.config.max_tokens - 1} words count of {shown(long[0])}{more}")
 
 
-def save_picture(picture: Image.Image, path: Path) -> None:
+def save_image(pixels: np.ndarray, path: Path) -> None:
+    """pixels: (H, W, 3) uint8."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, partial(picture.save, format=SUFFIXES[path.suffix.lower()]))
+    image = Image.fromarray(pixels)
+    write_whole(path, partial(image.save, format=SUFFIXES[path.suffix.lower()]))
+
+
+def make_grid(images: np.ndarray, columns: int) -> np.ndarray:
+    """Images (N, H, W, 3), row by row, on one white sheet (H', W', 3) uint8."""
+    num, height, width, _ = images.shape
+    rows, cell = -(-num // columns), (height + GAP, width + GAP)
+    sheet = np.full((rows * cell[0] + GAP, columns * cell[1] + GAP, 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        y, x = GAP + i // columns * cell[0], GAP + i % columns * cell[1]
+        sheet[y : y + height, x : x + width] = image
+    return sheet
+
+
+def output_paths(config: GenerateConfig, names: list[str]) -> list[Path]:
+    """Where images with these names go. Raises UserError where --output is meant for a single one,
+    or names a kind of file that is not written."""
+    output = Path(config.output)
+    suffix = output.suffix.lower()
+    if suffix in SUFFIXES and not output.is_dir():
+        if len(names) > 1:
+            raise UserError(f"--output {output} is one file, but {len(names):,} images are drawn; "
+                            "name a folder, or put them on one sheet with --grid")  # fmt: skip
+        return [output]
+    if suffix in Image.registered_extensions() and not output.is_dir():
+        raise UserError(f"--output {output}: images are written as {', '.join(SUFFIXES)}; choose "
+                        "one of these, or a folder")  # fmt: skip
+    return [output / name for name in names]
 
 
 def main(config: GenerateConfig) -> list[Path]:
-    """Draw and write the pictures; returns where."""
+    """Draw and write the images; returns where."""
     prompts = read_prompts(config)
-    state, path = checkpoint.load_whole(checkpoint.find_weights(config.model))
-    model = checkpoint.model_of(state, path).to(choose_device(config.device))
-    print(f"weights: {path}{checkpoint.progress(state)}")
-    tell_what_is_not_drawn(model, prompts)
     pairs = [(p, config.seed + i) for p in prompts for i in range(config.n)]
-    output, names = Path(config.output), [file_name(prompt, seed) for prompt, seed in pairs]
-    names = ["grid-" + names[0]] if config.grid else names
-    single = output.suffix.lower() in SUFFIXES and len(names) == 1
-    paths = [output] if single else [output / name for name in names]
+    names = [file_name(prompt, seed) for prompt, seed in pairs]
+    paths = output_paths(config, ["grid-" + names[0]] if config.grid else names)
+    chosen, why = checkpoint.choose_weights(config.model)
+    state, path = checkpoint.load_whole(chosen)
+    model = checkpoint.model_of(state, path).to(choose_device(config.device))
+    print(f"weights: {path}{checkpoint.progress_line(state)}{why and f', {why}'}")
+    tell_what_is_not_drawn(model, prompts)
+
+    def draw(some: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
+        return to_uint8(model.draw(some, seeds)).permute(0, 2, 3, 1).cpu().numpy()  # (B, H, W, 3)
 
     if config.grid:
         batches = [pairs[i : i + BATCH] for i in range(0, len(pairs), BATCH)]
-        drawn = torch.cat([to_uint8(model.draw(*zip(*b, strict=True))).cpu() for b in batches])
-        save_picture(to_pil_image(make_grid(drawn, config.n, pad_value=255)), paths[0])
+        drawn = np.concatenate([draw(*zip(*batch, strict=True)) for batch in batches])
+        save_image(make_grid(drawn, config.n), paths[0])
         print(paths[0])
         return paths
 
@@ -148,10 +154,9 @@ def main(config: GenerateConfig) -> list[Path]:
     with tqdm(total=len(to_draw), desc="drawing", unit="img", disable=not many) as bar:
         for start in range(0, len(to_draw), BATCH):
             some, seeds, files = zip(*to_draw[start : start + BATCH], strict=True)
-            pictures = to_uint8(model.draw(some, seeds)).cpu()
-            for i, (picture, file) in enumerate(zip(pictures, files, strict=True), start):
+            for i, (pixels, file) in enumerate(zip(draw(some, seeds), files, strict=True), start):
                 try:
-                    save_picture(to_pil_image(picture), file)
+                    save_image(pixels, file)
                 except (UserError, OSError) as error:
                     missing = to_draw[i:]
                     for _, _, name in missing if len(to_draw) > 1 else ():
@@ -165,7 +170,7 @@ def main(config: GenerateConfig) -> list[Path]:
                 bar.update()
     if many or config.skip_existing:
         skipped = len(pairs) - len(to_draw)
-        print(f"{len(to_draw):,} pictures drawn in {output}, {skipped:,} were there already")
+        print(f"{len(to_draw):,} pictures drawn in {config.output}, {skipped:,} were there already")
     return paths
 
 

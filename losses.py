@@ -1,4 +1,4 @@
-"""How wrong is a drawn picture? Plain functions of pictures (B, 3, H, W), about -1..1."""
+"""How wrong is a drawn image? Plain functions of images (B, 3, H, W), about -1..1."""
 
 import numpy as np
 import torch
@@ -9,9 +9,9 @@ from torch import Tensor
 def regression_loss(drawn: Tensor, real: Tensor) -> Tensor:
     """Squared error at full, half and quarter size and of the gradients: content and place.
 
-    Squared inside a picture: the median of all pictures with a caption is an empty background. The
-    root of it over pictures: a caption that leaves much open has a large error that nothing can
-    mend, and would drown those that say it all. (Content was learnt from fewer pictures than with
+    Squared inside an image: the median of all images with a caption is an empty background. The
+    root of it over images: a caption that leaves much open has a large error that nothing can
+    mend, and would drown those that say it all. (Content was learnt from fewer images than with
     plain squared error in one-minute trials on the scenes; not studied further.)
     """
     error = drawn - real
@@ -21,7 +21,7 @@ def regression_loss(drawn: Tensor, real: Tensor) -> Tensor:
     for _ in range(3):
         squared = squared + error.square().flatten(1).mean(1)
         error = F.avg_pool2d(error, 2)  # (B, 3, H/2, W/2)
-    return (squared + 1e-3).sqrt().mean()  # 1e-3: no cliff where a picture is nearly right
+    return (squared + 1e-3).sqrt().mean()  # 1e-3: no cliff where an image is nearly right
 
 
 def sorted_difference(a: Tensor, b: Tensor) -> Tensor:
@@ -46,13 +46,13 @@ def sliced_wasserstein_loss(
     num_filters: int = 4,
     num_scales: int = 2,
 ) -> Tensor:
-    """Distance between the patches of each picture and of its real one, at full size, half of it,
+    """Distance between the patches of each image and of its real one, at full size, half of it,
     ...: sharpness.
 
-    Random zero-mean unit-norm 5x5 filters, fresh at each call; their responses in a picture are
-    sorted and compared with the sorted ones in the real picture, so that an edge counts as an edge
+    Random zero-mean unit-norm 5x5 filters, fresh at each call; their responses in an image are
+    sorted and compared with the sorted ones in the real image, so that an edge counts as an edge
     even a pixel away from its place. Patch distributions under random filters: Elnekave and Weiss
-    2022 (GPDM); here each picture is paired with its own real one, as a training term. Every pixel
+    2022 (GPDM); here each image is paired with its own real one, as a training term. Every pixel
     counts: at every second one, a shape moved by a pixel would cost as much as a blurred one.
 
     generator: of the CPU, decides the filters.

@@ -1,84 +1,39 @@
-"""How does a caption become a picture?
+"""How does a caption become an image?
 
     embedding -> LSTM -> multi-head self-attention -> fully connected layer -> residual decoder
 
 Shapes, the same letters in every file:
-    B pictures, L tokens of the longest caption, D width of the text, Z width of the noise,
-    A parameters of the augmentation, C channels, H W height and width, N heads, Q queries,
-    K layers, S size of a square picture.
+    B images, L tokens of the longest caption, D width of the text, Z width of the latent,
+    A augmentation parameters, C channels, H W height and width, N heads, Q queries, K layers,
+    S size of a square image.
 """
 
 import math
+import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flow import NoiseFlow
+from config import ModelConfig
+from latents import FlowPrior
 from tokenizer import PAD, Tokenizer
 
-IMAGE_SIZES = (32, 64, 128, 256)
-TEXT_ENCODERS = ("lstm", "attention", "both")
-TRUNCATION = 0.85  # of the noise when drawing, so that drawings vary as pictures do
-FARTHEST_LATENT = 3.0  # value drawn from: training shows few beyond, and far ones become noise
-NUM_LAYERS = 6  # that a picture is composed of
-AUGMENTATION_DIM = 8  # what augment.py tells the generator about each training picture; 0 = nothing
+if TYPE_CHECKING:
+    from PIL import Image
 
 
-@dataclass(frozen=True)
-class ModelConfig:
-    image_size: int = 64  # pixels; one of IMAGE_SIZES
-    text_encoder: str = "both"  # lstm | attention | both, one after the other
-    text_dim: int = 192  # D, width of words and captions
-    max_tokens: int = 64  # longer captions are cut
-    num_heads: int = 4  # N, of every attention
-    noise_dim: int = 64  # Z; 0 = one picture per caption
-    sharpness: float = 3.0  # of masks when drawing; 1 = what they leave open is blended
-    halvings: int = 0  # of the sides of pictures; more than 0 early in training alone
-    # C at 4, 8, 16, 32, 64 and 128 px; a model of S px uses those below S.
-    channels: tuple[int, ...] = (168, 128, 84, 56, 32, 24)
-
-    def __post_init__(self) -> None:
-        kinds = {"text_encoder": str, "sharpness": (int, float), "channels": tuple}
-        for name, value in asdict(self).items():
-            if isinstance(value, bool) or not isinstance(value, kinds.get(name, int)):
-                raise ValueError(f"{name} has the wrong type, {type(value).__name__}")
-        for name, choices in {"image_size": IMAGE_SIZES, "text_encoder": TEXT_ENCODERS}.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {choices}, not {getattr(self, name)!r}")
-        sizes = (self.text_dim // 2, *self.channels)
-        odd = self.num_heads < 1 or self.text_dim % 2
-        if odd or any(c < 1 or c % self.num_heads for c in sizes):
-            raise ValueError("num_heads must divide half of text_dim and every entry of channels")
-        if len(self.channels) < len(self.resolutions):
-            raise ValueError(f"channels needs an entry for each of {self.resolutions} px")
-        if not 0 <= self.halvings <= self.most_halvings:
-            raise ValueError(f"halvings must be between 0 and {self.most_halvings}")
-        if self.noise_dim < 0 or self.max_tokens < 2 or not 0 < self.sharpness < math.inf:
-            raise ValueError("noise_dim must be >= 0, max_tokens >= 2 and sharpness > 0")
-
-    @property
-    def most_halvings(self) -> int:
-        """All blocks but the first can do without enlarging: words are looked at on both sides."""
-        return len(self.resolutions) - 2
-
-    @property
-    def resolutions(self) -> tuple[int, ...]:
-        """Sizes of the feature maps: 4, 8, ... half of image_size."""
-        return tuple(4 * 2**i for i in range(int(math.log2(self.image_size)) - 2))
-
-
-def from_uint8(pictures: Tensor) -> Tensor:
+def from_uint8(images: Tensor) -> Tensor:
     """uint8 0..255 -> float32 -1..1, any shape."""
-    return pictures.float() / 127.5 - 1
+    return images.float() / 127.5 - 1
 
 
-def to_uint8(pictures: Tensor) -> Tensor:
+def to_uint8(images: Tensor) -> Tensor:
     """float -1..1 -> uint8 0..255, any shape; values outside are clamped."""
-    return ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def attend(
@@ -115,10 +70,11 @@ class MultiHeadSelfAttention(nn.Module):
 
 
 class BidirectionalLSTM(nn.Module):
-    """What each word means after the words before it, and before the words after it.
+    """Bidirectional LSTM over padded tokens, without packing.
 
-    Two plain LSTMs, of which one reads from the last word to the first. One that is bidirectional
-    would need packed sequences to know where captions end, which torch runs slowly on a CPU.
+    Two plain LSTMs; the second reads each caption from its last word to its first. torch's own
+    bidirectional one would need packed sequences to know where captions end, and runs those slowly
+    on a CPU.
     """
 
     def __init__(self, dim: int):
@@ -127,14 +83,14 @@ class BidirectionalLSTM(nn.Module):
         self.back = nn.LSTM(dim, dim // 2, batch_first=True)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x (B, L, D), mask (B, L) True on words, padding at the end -> (B, L, D), without meaning
-        on padding."""
-        places = torch.arange(x.shape[1], device=x.device)
+        """x (B, L, D), mask (B, L) True on words, padding at the end -> (B, L, D); what it gives
+        for padding means nothing."""
+        positions = torch.arange(x.shape[1], device=x.device)
         last = mask.sum(dim=1, keepdim=True) - 1  # (B, 1)
-        reversed_places = torch.where(mask, last - places, places)[:, :, None]  # (B, L, 1)
+        reverse = torch.where(mask, last - positions, positions)[:, :, None]  # (B, L, 1)
         ahead, _ = self.ahead(x)  # (B, L, D/2)
-        back, _ = self.back(x.take_along_dim(reversed_places, dim=1))
-        return torch.cat([ahead, back.take_along_dim(reversed_places, dim=1)], dim=2)  # (B, L, D)
+        back, _ = self.back(x.take_along_dim(reverse, dim=1))
+        return torch.cat([ahead, back.take_along_dim(reverse, dim=1)], dim=2)  # (B, L, D)
 
 
 class TextEncoder(nn.Module):
@@ -166,7 +122,7 @@ class TextEncoder(nn.Module):
 
 
 class WordAttention(nn.Module):
-    """Each place of a feature map looks for its words: pre-norm cross-attention, then an MLP."""
+    """Cross-attention from each position of a feature map to the words, pre-norm, then an MLP."""
 
     def __init__(self, channels: int, size: int, text_dim: int, num_heads: int):
         super().__init__()
@@ -196,10 +152,10 @@ class WordAttention(nn.Module):
 
 
 class UpsamplingBlock(nn.Module):
-    """Twice the size, if asked: x -> up(skip(x)) + conv(act(up(FiLM(conv(act(x)))))).
+    """Residual block that doubles the size: x -> up(skip(x)) + conv(act(up(FiLM(conv(act(x)))))).
 
-    FiLM (Perez et al. 2018): each channel is scaled and shifted by what the caption, the latent
-    and the augmentation say. Channels change before the size does, where it costs a quarter.
+    FiLM (Perez et al. 2018): each channel is scaled and shifted by a function of pooled text,
+    latent and augmentation. Channels change before the size does, where it costs a quarter.
     """
 
     def __init__(self, in_channels: int, out_channels: int, condition_dim: int):
@@ -219,23 +175,45 @@ class UpsamplingBlock(nn.Module):
         return skip + self.conv2(F.leaky_relu(h, 0.2))  # (B, C', 2H, 2W) or (B, C', H, W)
 
 
-def compose(layers: Tensor, sharpness: float) -> Tensor:
-    """Put the layers over one another, like paper cut-outs: each pixel is a mixture of them.
+def composite(layers: Tensor, mask_scale: float) -> Tensor:
+    """Blend the layers, like paper cut-outs on one another: each pixel is a mixture of them.
 
     A mask that jumps from 0 to 1 is a sharp edge. Masks reach the full size by pixel shuffle (Shi
     et al. 2016), so that the costly convolutions stay at half of it; a layer has one colour for
     four pixels.
 
-    layers: (B, 7, K, H/2, W/2) float32, red, green, blue and the logits of the mask at four
-    sub-pixels; sharpness: factor of the logits; more than 1 chooses where the layers are mixed for
-    doubt.
+    layers: (B, 7, K, H/2, W/2) float32: red, green, blue, and the mask logits of four sub-pixels;
+    mask_scale: factor of the logits; above 1, one layer is chosen where in doubt they are mixed.
     Returns (B, 3, H, W) float32.
     """
     colours, masks = layers.split([3, 4], dim=1)  # (B, 3 or 4, K, H/2, W/2)
-    masks = (sharpness * masks).softmax(dim=2)
+    masks = (mask_scale * masks).softmax(dim=2)
     pairs = zip(colours[:, :, None].unbind(3), masks[:, None].unbind(3), strict=True)
     x = sum(colour * mask for colour, mask in pairs)  # (B, 3, 4, H/2, W/2)
     return F.pixel_shuffle(x.flatten(1, 2), 2)  # (B, 3, H, W)
+
+
+def todays_names(state_dict: dict) -> dict:
+    """Weights as they are called today: without the prefixes of torch.compile and of wrappers for
+    several devices, and of files that were saved when `flow` was the prior."""
+    prefixes = re.compile(r"^(module\.|_orig_mod\.)+")
+    state_dict = {prefixes.sub("", n) if isinstance(n, str) else n: w
+                  for n, w in state_dict.items()}  # fmt: skip
+    extra = state_dict.get("_extra_state")
+    config = extra.get("config") if isinstance(extra, dict) else None
+    if not isinstance(config, dict) or "sharpness" not in config:
+        return state_dict
+    config = {
+        # What was constant then.
+        "num_layers": 6, "augmentation_dim": 8, "prior_couplings": 6, "prior_dim": 128,
+        "truncation": 0.85, "max_latent": 3.0, "mask_scale": config["sharpness"],
+        **{name: value for name, value in config.items() if name != "sharpness"},
+    }  # fmt: skip
+    names = {n: n.replace("flow.", "prior.", 1) if str(n).startswith("flow.") else n
+             for n in state_dict}  # fmt: skip
+    return {names[n]: w for n, w in state_dict.items()} | {
+        "_extra_state": extra | {"config": config}
+    }
 
 
 def check_fit(weights: dict, expected: dict) -> None:
@@ -261,19 +239,23 @@ class EncodedText(NamedTuple):
 
     words: Tensor  # (B, L, D)
     mask: Tensor  # (B, L), True on words
-    caption: Tensor  # (B, D), mean over the words
+    pooled: Tensor  # (B, D), mean over the words
     attention: Tensor | None  # (B, N, L, L), of words to words
 
 
 class TextToImageModel(nn.Module):
-    """Captions and noise in, pictures out, in one pass. See ModelConfig for the parts.
+    """Captions and noise in, images out, in one pass. See config.ModelConfig for the parts.
 
     The state_dict carries configuration and vocabulary, and load_state_dict rebuilds the modules
-    where they differ, so that TextToImageModel() can load any trained file. Make optimisers after.
+    where they differ, so that TextToImageModel() can load any trained file. Make optimizers after.
+
+    halvings: of the sides of its images, by as many of the last blocks, which do not enlarge; more
+    than 0 only in the first part of training.
     """
 
     def __init__(self, config: ModelConfig | None = None, tokenizer: Tokenizer | None = None):
         super().__init__()
+        self.halvings = 0
         self._build(config or ModelConfig(), tokenizer or Tokenizer())
 
     def _build(self, config: ModelConfig, tokenizer: Tokenizer) -> None:
@@ -282,9 +264,11 @@ class TextToImageModel(nn.Module):
         input_dim = config.text_dim + config.noise_dim
         condition_dim = 2 * config.text_dim
         self.text_encoder = TextEncoder(config, len(tokenizer))
-        self.flow = NoiseFlow(config.noise_dim, config.text_dim)
+        self.prior = FlowPrior(
+            config.noise_dim, config.text_dim, config.prior_couplings, config.prior_dim
+        )
         self.fully_connected = nn.Linear(input_dim, channels[0] * 4 * 4)
-        self.condition = nn.Linear(input_dim + AUGMENTATION_DIM, condition_dim)
+        self.condition = nn.Linear(input_dim + config.augmentation_dim, condition_dim)
         self.word_attention = nn.ModuleList(
             WordAttention(c, size, config.text_dim, config.num_heads)
             for c, size in zip(channels, sizes[:2], strict=False)
@@ -294,8 +278,9 @@ class TextToImageModel(nn.Module):
             for i in range(len(sizes) - 1)
         )
         # A colour for each layer, and its mask at four sub-pixels.
-        self.to_layers = nn.Conv2d(channels[len(sizes) - 1], NUM_LAYERS * (3 + 4), 3, padding=1)
-        self._initialise()
+        self.to_layers = nn.Conv2d(channels[len(sizes) - 1], config.num_layers * 7, 3, padding=1)
+        if not self.to_layers.weight.is_meta:  # where only shapes matter
+            self._initialise()
 
     @torch.no_grad()
     def _initialise(self) -> None:
@@ -318,17 +303,17 @@ class TextToImageModel(nn.Module):
             nn.init.kaiming_normal_(block.skip.weight, nonlinearity="linear")
             block.conv2.weight.mul_(len(self.decoder) ** -0.5)
             block.film.weight.zero_()
-        for coupling in self.flow.couplings:  # latents start as the noise itself
+        for coupling in self.prior.couplings:  # latents start as the noise itself
             coupling.net[-1].weight.zero_()
         # Attention over words starts at nothing: a plain decoder at first.
         for attention in self.word_attention:
             attention.out.weight.zero_()
             attention.mlp[3].weight.zero_()
             nn.init.normal_(attention.positions, std=0.5)
-        # The first pictures are nearly flat: large random ones would cost the first steps. Layers
+        # The first images are nearly flat: large random ones would cost the first steps. Layers
         # start with equal masks and different colours, so that each mask has something to learn.
         nn.init.normal_(self.to_layers.weight, std=0.01)
-        nn.init.normal_(self.to_layers.bias[: NUM_LAYERS * 3], std=0.5)
+        nn.init.normal_(self.to_layers.bias[: self.config.num_layers * 3], std=0.5)
         # Words: unit variance; the padding word stays zero.
         nn.init.normal_(self.text_encoder.embedding.weight)
         self.text_encoder.embedding.weight[PAD].zero_()
@@ -347,43 +332,42 @@ class TextToImageModel(nn.Module):
                 "words_4x4" (B, N, 16, L) and "words_8x8" (B, N, 64, L), as far as configured.
 
         Returns:
-            pictures (B, 3, H, W) float32, about -1..1; not clamped.
+            images (B, 3, H, W) float32, about -1..1; not clamped.
         """
         text = self.encode(tokens)
         with torch.autocast(tokens.device.type, enabled=False):
-            latent = self.flow(noise, text.caption).clamp(-FARTHEST_LATENT, FARTHEST_LATENT)
+            latent = self.prior(noise.to(text.pooled.dtype), text.pooled)  # (B, Z)
+            latent = latent.clamp(-self.config.max_latent, self.config.max_latent)
         layers, weights = self.decode(text, latent)
-        pictures = self.enlarge(compose(layers, self.config.sharpness))
-        return (pictures, weights) if return_attention else pictures
+        images = self.enlarge(composite(layers, self.config.mask_scale))
+        return (images, weights) if return_attention else images
 
     def encode(self, tokens: Tensor) -> EncodedText:
-        """tokens (B, L) -> text; in float32 also under autocast, since it is small and the rest
-        depends on it."""
+        """tokens (B, L) -> text; never under autocast, since it is small and all depends on it."""
         with torch.autocast(tokens.device.type, enabled=False):
             words, mask, attention = self.text_encoder(tokens)  # (B, L, D)
-            share = mask / mask.sum(dim=1, keepdim=True)  # (B, L)
-            return EncodedText(words, mask, (words * share[:, :, None]).sum(dim=1), attention)
+            weight = (mask / mask.sum(dim=1, keepdim=True)).to(words.dtype)  # (B, L)
+            return EncodedText(words, mask, (words * weight[:, :, None]).sum(dim=1), attention)
 
     def decode(
         self, text: EncodedText, latent: Tensor, augmentation: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Draw what the text says and the latent (B, Z) adds, in layers.
 
-        augmentation: (B, A) float, how each training picture was changed; None = not at all
+        augmentation: (B, A) float, how each training image was changed; None = not at all
         (Karras et al. 2022, non-leaking augmentation).
 
         Returns:
-            layers (B, 7, K, h/2, w/2) float32, for `compose`, where h is H halved as often as the
-            configuration tells: so many of the last blocks do not enlarge; attention weights, as
-            `forward`.
+            layers (B, 7, K, h/2, w/2) float32, for `composite`, where h is H halved `halvings`
+            times; attention weights, as `forward`.
         """
-        words, mask, caption, attention = text
+        words, mask, pooled, attention = text
         weights = {} if attention is None else {"self": attention}
         with torch.autocast(words.device.type, enabled=False):
-            inputs = torch.cat([caption, latent], dim=1)  # (B, D + Z)
+            inputs = torch.cat([pooled, latent], dim=1)  # (B, D + Z)
             if augmentation is None:
-                augmentation = inputs.new_zeros(len(inputs), AUGMENTATION_DIM)
-            condition = F.silu(self.condition(torch.cat([inputs, augmentation], dim=1)))
+                augmentation = inputs.new_zeros(len(inputs), self.config.augmentation_dim)
+            condition = F.silu(self.condition(torch.cat([inputs, augmentation], dim=1)))  # (B, 2D)
             x = self.fully_connected(inputs).unflatten(1, (-1, 4, 4))  # (B, C, 4, 4)
 
         # Decoder: look at the words while small, then grow.
@@ -393,25 +377,26 @@ class TextToImageModel(nn.Module):
                 x, weights[f"words_{size}x{size}"] = self.word_attention[i](x, words, mask)
                 x = x.contiguous(memory_format=torch.channels_last)
             if block is not None:
-                x = block(x, condition, double=i < len(self.decoder) - self.config.halvings)
+                x = block(x, condition, double=i < len(self.decoder) - self.halvings)
 
-        layers = self.to_layers(F.leaky_relu(x, 0.2))
-        layers = layers.to(torch.float32, memory_format=torch.contiguous_format)  # as compose reads
-        return layers.unflatten(1, (-1, NUM_LAYERS)), weights
+        layers = self.to_layers(F.leaky_relu(x, 0.2))  # (B, 7K, h/2, w/2)
+        layers = layers.to(torch.float32, memory_format=torch.contiguous_format)
+        return layers.unflatten(1, (7, self.config.num_layers)), weights
 
     @torch.no_grad()
-    def guess(self, tokens: Tensor, augmentation: Tensor | None = None) -> Tensor:
-        """The drawing without a latent, masks not sharpened: (B, 3, H, W), not clamped. It is near
-        the mean of the pictures with that caption."""
-        latent = torch.zeros(len(tokens), self.config.noise_dim, device=tokens.device)
-        layers, _ = self.decode(self.encode(tokens), latent, augmentation)
-        return self.enlarge(compose(layers, sharpness=1))
+    def predict_mean(self, tokens: Tensor, augmentation: Tensor | None = None) -> Tensor:
+        """The drawing at latent 0, masks as they are: (B, 3, H, W), not clamped. It is near the
+        mean of the images with that caption."""
+        text = self.encode(tokens)
+        latent = text.pooled.new_zeros(len(tokens), self.config.noise_dim)
+        layers, _ = self.decode(text, latent, augmentation)
+        return self.enlarge(composite(layers, mask_scale=1))
 
-    def enlarge(self, pictures: Tensor) -> Tensor:
-        """What `compose` makes (B, 3, h, w) -> (B, 3, H, W)."""
-        if not self.config.halvings:
-            return pictures
-        return F.interpolate(pictures, self.config.image_size, mode="bilinear")
+    def enlarge(self, images: Tensor) -> Tensor:
+        """What `composite` makes (B, 3, h, w) -> (B, 3, H, W)."""
+        if not self.halvings:
+            return images
+        return F.interpolate(images, self.config.image_size, mode="bilinear")
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
         """Captions -> tokens (B, L) int64 on the device of the model, padded at the end."""
@@ -422,25 +407,27 @@ class TextToImageModel(nn.Module):
 
     @torch.no_grad()
     def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        """One picture for each pair of prompt and seed -> (B, 3, H, W) float32 in [-1, 1].
+        """One image for each pair of prompt and seed -> (B, 3, H, W) float32 in [-1, 1].
 
-        A picture depends on (weights, prompt, seed) alone. An empty prompt asks for any picture.
-        Noise lies closer to its mean than the flow expects (truncation, Brock et al. 2019).
+        An image depends on (weights, prompt, seed) alone. An empty prompt asks for any image.
+        Noise lies closer to its mean than the prior expects (truncation, Brock et al. 2019).
         """
         noise = [
-            torch.randn(self.config.noise_dim, generator=torch.Generator().manual_seed(seed))
+            torch.randn(self.config.noise_dim, generator=torch.Generator().manual_seed(int(seed)))
             for seed in seeds
         ]  # drawn on the CPU, so that a seed means the same on every device
         tokens = self.tokenize(prompts)
-        return self(tokens, TRUNCATION * torch.stack(noise).to(tokens.device)).clamp(-1, 1)
+        noise = self.config.truncation * torch.stack(noise).to(tokens.device)  # (B, Z)
+        return self(tokens, noise).clamp(-1, 1)
 
     def generate(
         self, prompts: str | Sequence[str], seed: int = 0, n: int = 1, batch_size: int = 32
-    ):
-        """Draw n pictures of each prompt, with the seeds seed, seed + 1, ... below 2**32.
+    ) -> "Image.Image | list[Image.Image]":
+        """Draw n images of each prompt, with the seeds seed, seed + 1, ... below 2**32.
 
-        Returns a PIL picture, or a list of them where there are several (all of the first prompt
-        first). batch_size, how many are drawn at once, does not change the pictures.
+        Returns a PIL image, or a list of them where there are several (all of the first prompt
+        first). batch_size, how many are drawn at once, does not change the images.
+        Raises ValueError for other seeds or numbers.
         """
         from PIL import Image
 
@@ -448,12 +435,12 @@ class TextToImageModel(nn.Module):
             raise ValueError("n must be 1 or more, and the seeds between 0 and 2**32 - 1")
         single = isinstance(prompts, str)
         pairs = [(p, seed + i) for p in ([prompts] if single else prompts) for i in range(n)]
-        pictures = []
+        images = []
         for start in range(0, len(pairs), batch_size):
             batch = self.draw(*zip(*pairs[start : start + batch_size], strict=True))
             for pixels in to_uint8(batch).permute(0, 2, 3, 1).cpu().numpy():  # (H, W, 3)
-                pictures.append(Image.fromarray(pixels))
-        return pictures[0] if single and n == 1 else pictures
+                images.append(Image.fromarray(pixels))
+        return images[0] if single and n == 1 else images
 
     def get_extra_state(self) -> dict:
         """Configuration and vocabulary as plain values; part of every state_dict."""
@@ -463,16 +450,25 @@ class TextToImageModel(nn.Module):
     def set_extra_state(self, state: dict) -> None:
         """Nothing left to do: load_state_dict has read it first, to rebuild what differs."""
 
-    def load_state_dict(self, state_dict: dict, strict: bool = True, assign: bool = False):
+    def load_state_dict(
+        self, state_dict: dict[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
         """As torch's, but takes over configuration and vocabulary, rebuilding where they differ.
 
-        Raises ValueError where the tensors do not fit that configuration; nothing is changed then.
+        Raises ValueError where the tensors do not fit that configuration, or come from a training
+        checkpoint; nothing is changed then.
         """
+        if "_extra_state" not in state_dict and {"model", "ema", "images_seen"} <= set(state_dict):
+            raise ValueError("this is a checkpoint of training, not a file of weights; "
+                             "checkpoint.load_model(path) gives its model")  # fmt: skip
+        state_dict, halvings = todays_names(state_dict), 0
         extra = state_dict.get("_extra_state")
         if extra is not None:
-            config = ModelConfig(
-                **extra["config"] | {"channels": tuple(extra["config"]["channels"])}
-            )
+            settings = dict(extra["config"])
+            halvings = settings.pop("halvings", 0)  # of files of before it was training's state
+            config = ModelConfig(**settings | {"channels": tuple(settings["channels"])})
+            if halvings not in range(config.max_halvings + 1):
+                raise ValueError(f"halvings must be between 0 and {config.max_halvings}")
             tokenizer = Tokenizer.from_state_dict(extra["tokenizer"])
             with torch.device("meta"):  # shapes alone: nothing is allocated for what does not fit
                 expected = TextToImageModel(config, tokenizer).state_dict()
@@ -481,4 +477,5 @@ class TextToImageModel(nn.Module):
                 device, training = self.to_layers.weight.device, self.training
                 self._build(config, tokenizer)
                 self.to(device).train(training)
-        return super().load_state_dict(dict(state_dict), strict=strict, assign=assign)
+        self.halvings = halvings
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)

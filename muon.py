@@ -1,4 +1,4 @@
-"""How does a gradient become a step? Muon for linear layers and convolutions, AdamW for the rest.
+"""How does a gradient become a step? By Muon for matrices and convolutions, by AdamW for the rest.
 
 Muon (Jordan et al. 2024) replaces the momentum of a matrix by the nearest orthogonal matrix, so
 that every direction is learnt at the same rate, not only those with the largest gradients. Weights
@@ -11,10 +11,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-BETAS = (0.9, 0.99)  # of AdamW; the second shorter than usual, as runs are short
-MOMENTUM = 0.95  # of Muon
-RELATIVE_LR = 13  # Muon's learning rate, in those of AdamW: its steps are measured in another way
-WEIGHT_DECAY = 0.01
+from config import Recipe
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of Jordan et al. 2024
 
 
@@ -43,8 +41,10 @@ def orthogonalise(matrix: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """For parameters of two or more dimensions, the first of them the outputs."""
 
-    def __init__(self, parameters: Iterable[Tensor], lr: float):
-        super().__init__(parameters, {"lr": lr, "relative_lr": RELATIVE_LR})
+    def __init__(
+        self, parameters: Iterable[Tensor], lr: float, momentum: float, weight_decay: float
+    ):
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self) -> None:
@@ -54,32 +54,34 @@ class Muon(torch.optim.Optimizer):
                     continue
                 if "momentum" not in self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)
-                momentum = self.state[p]["momentum"].lerp_(p.grad, 1 - MOMENTUM)
-                update = p.grad.lerp(momentum, MOMENTUM)  # Nesterov
+                momentum = self.state[p]["momentum"].lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(momentum, group["momentum"])  # Nesterov
                 # (out, in, H, W) -> (out, H, W, in): no copy where the weights are channels_last.
                 update = update.movedim(1, -1)
                 step = orthogonalise(update.flatten(1)).view(update.shape).movedim(-1, 1)
                 gain = max(1, p.shape[0] / p[0].numel()) ** 0.5
-                p.mul_(1 - group["lr"] * WEIGHT_DECAY).add_(step, alpha=-group["lr"] * gain)
+                lr = group["lr"]
+                p.mul_(1 - lr * group["weight_decay"]).add_(step, alpha=-lr * gain)
 
 
-def make_optimizers(networks: Iterable[nn.Module]) -> list[torch.optim.Optimizer]:
-    """Optimisers of all parameters; before each step set "lr" of every group, to the learning rate
-    of AdamW times the group's "relative_lr"."""
+def make_optimizers(networks: Iterable[nn.Module], recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """AdamW and Muon, for all parameters; before each step, set "lr" of every group to the learning
+    rate times the group's "relative_lr"."""
     modules = nn.ModuleList(networks)
     matrices = [m.weight for m in modules.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
     taken = {id(weight) for weight in matrices}
     others = [p for p in modules.parameters() if id(p) not in taken]
-    adamw = torch.optim.AdamW(
-        [{"params": others, "relative_lr": 1}],
-        betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True,
-    )  # fmt: skip
-    return [adamw, Muon(matrices, lr=RELATIVE_LR * adamw.defaults["lr"])]
+    decay = recipe.weight_decay
+    adamw = torch.optim.AdamW(others, betas=recipe.adam_betas, weight_decay=decay, fused=True)
+    muon = Muon(matrices, recipe.lr, recipe.muon_momentum, decay)
+    for optimizer, ratio in ((adamw, 1.0), (muon, recipe.muon_lr_ratio)):
+        optimizer.param_groups[0]["relative_lr"] = ratio
+    return [adamw, muon]
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
-    """As its load_state_dict, but the settings stay those of the code. Raises ValueError where what
-    was saved belongs to other parameters."""
+    """As its load_state_dict, but the settings stay those of the recipe. Raises ValueError where
+    what was saved belongs to other parameters."""
     settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     optimizer.load_state_dict(saved)
     for group, own in zip(optimizer.param_groups, settings, strict=True):

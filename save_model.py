@@ -4,22 +4,15 @@ python save_model.py                       the newest run -> results_short/text_
 python save_model.py --run birds --output birds.pth
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 import checkpoint
-from command_line import UserError, run, setting
+from config import RESULTS, SHIPPED_WEIGHTS, SaveConfig, UserError, run
 from files import previous
 from model import TextToImageModel
 from tokenizer import SPECIAL_TOKENS
-
-
-@dataclass(frozen=True)
-class SaveConfig:
-    run: str = setting("", "name of a folder in results/; none: the newest run")
-    output: str = setting(str(checkpoint.SHIPPED_WEIGHTS), "file to write")
 
 
 def halve_if_equal(model: TextToImageModel) -> dict:
@@ -37,25 +30,40 @@ def halve_if_equal(model: TextToImageModel) -> dict:
 
 
 def main(config: SaveConfig) -> Path:
-    """Export the averaged weights, configuration and vocabulary; returns the file."""
-    source = checkpoint.newest_checkpoint()
+    """Export the averaged weights, configuration and vocabulary; returns the file.
+
+    Raises UserError where there is no run, or where --force is needed.
+    """
+    source = checkpoint.newest_run() or checkpoint.newest_run(smoke=True)
     if config.run:
-        source = checkpoint.RESULTS / config.run / "checkpoint.pth"
+        source = RESULTS / config.run / "checkpoint.pth"
     if source is None:
         raise UserError("there is no run in results/; train one with: python train.py")
     output = Path(config.output)
     if output.is_dir():
         raise UserError(f"{output} is a folder; --output takes the name of a file")
     trained = checkpoint.load(source)
-    state = halve_if_equal(checkpoint.model_of(trained, source))
+    model = checkpoint.model_of(trained, source)
+    if model.halvings:
+        raise UserError(f"{source} has learnt from small images only; train on, then export it")
+    progress = checkpoint.progress_line(trained)
+    unfinished = "images_seen" in trained and trained["images_seen"] < trained["config"]["images"]
+    if not config.force and (unfinished or checkpoint.is_smoke(source.parent)):
+        kind = "not finished" if unfinished else "a smoke run, which draws blurs"
+        told = f"{source}{progress} is {kind}; --force exports it all the same, --run NAME another"
+        raise UserError(told)
+    state = halve_if_equal(model)
     output.parent.mkdir(parents=True, exist_ok=True)
     replaces = output.exists()
     checkpoint.save(state, output)
     precision = str(state["to_layers.weight"].dtype).removeprefix("torch.")
     about = f"{output.stat().st_size / 1e6:.1f} MB, {precision}"
-    print(f"{source}{checkpoint.progress(trained)} -> {output} ({about})")
+    print(f"{source}{progress} -> {output} ({about})")
     if replaces:
-        print(f"the weights that were there before: {previous(output)}")
+        print(f"replaced what was there, which is now {previous(output)}")
+    if output.resolve() == SHIPPED_WEIGHTS:
+        file = SHIPPED_WEIGHTS.relative_to(SHIPPED_WEIGHTS.parent.parent)
+        print(f"to get the shipped weights back: git checkout -- {file}")
     return output
 
 

@@ -1,4 +1,4 @@
-"""What does training look at when you bring no pictures? Scenes of coloured shapes, with captions.
+"""What does training look at when you bring no images? Scenes of coloured shapes, with captions.
 
 render(seed, index, split) draws one scene: the same bytes on every machine, because only whole
 numbers, + - * / and square roots decide a pixel, and only random() of Python's seeded generator
@@ -8,6 +8,7 @@ numbers, + - * / and square roots decide a pixel, and only random() of Python's 
 import math
 import random
 import zlib
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -23,7 +24,7 @@ BACKGROUNDS = {
     "white": (243, 243, 243), "black": (28, 28, 32), "gray": (134, 134, 138),
     "light blue": (168, 203, 245), "light green": (172, 222, 172), "beige": (248, 232, 168),
 }  # fmt: skip
-SIZES = {"big": 0.18, "small": 0.11}  # radius as a share of the picture
+SIZES = {"big": 0.18, "small": 0.11}  # radius as a fraction of the image
 PLACES = {
     "at the top left": (0.25, 0.25), "at the top": (0.5, 0.25), "at the top right": (0.75, 0.25),
     "at the left": (0.25, 0.5), "in the center": (0.5, 0.5), "at the right": (0.75, 0.5),
@@ -39,7 +40,8 @@ SYNONYMS = {
     "at the bottom left": "in the bottom left corner",
     "at the bottom right": "in the bottom right corner",
 }  # fmt: skip
-SPLITS = ("train", "validation", "unseen")
+SPLITS = ("train", "validation", "unseen", "test")  # their order is in the seeds: two bits
+KINDS = ("shape", "colour", "size", "place")  # of attribute that an object has
 NAMEABLE = ("size", "colour", "place", "background")  # the shape is always named
 PLACE_JITTER = 2 / 64  # 2 pixels of 64
 TINT = 12  # each of red, green and blue moves by up to this much
@@ -88,10 +90,7 @@ DROP = [(0.0, -1.1), (0.585, 0.11), (-0.585, 0.11)]
 SHAPES = {
     "circle": lambda u, v: circle(u, v, 0, 0, 0.95),
     **{name: partial(polygon, corners=corners) for name, corners in POLYGONS.items()},
-    "heart": lambda u, v: np.minimum(
-        np.minimum(circle(u, v, -0.48, -0.38, 0.54), circle(u, v, 0.48, -0.38, 0.54)),
-        polygon(u, v, HEART),
-    ),
+    "heart": lambda u, v: np.minimum(circle(abs(u), v, 0.48, -0.38, 0.54), polygon(u, v, HEART)),
     "ring": lambda u, v: np.abs(circle(u, v, 0, 0, 0.75)) - 0.25,
     "moon": lambda u, v: np.maximum(circle(u, v, 0, 0, 1), -circle(u, v, 0.5, -0.1, 0.8)),
     "half circle": lambda u, v: np.maximum(circle(u, v, 0, 0.45, 1), v - 0.45),
@@ -103,20 +102,27 @@ UNSEEN_PAIRS = [(s, list(COLOURS)[(4 - 5 * i) % 12]) for i, s in enumerate(SHAPE
 SEEN_PAIRS = [(s, c) for s in SHAPES for c in COLOURS if (s, c) not in UNSEEN_PAIRS]
 
 
-def pick(rng: random.Random, choices):
+def pick(rng: random.Random, choices: Sequence):
     """One of the choices; uses random() alone, the one method promised never to change."""
     return choices[int(rng.random() * len(choices))]
 
 
+def checksum(attributes: dict) -> int:
+    """A number 0 .. 2^32 - 1 that depends on what is in a scene, in whatever order."""
+    objects = sorted(tuple(o[kind] for kind in KINDS) for o in attributes["objects"])
+    return zlib.crc32(repr((attributes["background"], objects)).encode())
+
+
+def half_of(attributes: dict) -> str:
+    """Which half of all scenes this one lies in: "validation", to tune on, or "test", to report."""
+    return ("validation", "test")[checksum(attributes) // 16 % 2]
+
+
 def split_of(attributes: dict) -> str:
     """The split that a scene belongs to, from what is in it (not from its caption)."""
-    objects = sorted(
-        (o["shape"], o["colour"], o["size"], o["place"]) for o in attributes["objects"]
-    )
-    if all((shape, colour) in UNSEEN_PAIRS for shape, colour, _, _ in objects):
+    if all((o["shape"], o["colour"]) in UNSEEN_PAIRS for o in attributes["objects"]):
         return "unseen"
-    key = repr((attributes["background"], objects)).encode()
-    return "validation" if zlib.crc32(key) % 16 == 0 else "train"
+    return "train" if checksum(attributes) % 16 else half_of(attributes)
 
 
 def draw_attributes(rng: random.Random, split: str, num_objects: int | None = None) -> dict:
@@ -145,9 +151,8 @@ def is_clear(attributes: dict) -> bool:
         for b in objects[:i]:
             (ax, ay), (bx, by) = PLACES[a["place"]], PLACES[b["place"]]
             reach = SIZES[a["size"]] + SIZES[b["size"]] - 0.01  # big ones may stand diagonally
-            if (ax - bx) ** 2 + (ay - by) ** 2 < reach * reach:
-                return False
-            if (a["shape"], a["colour"]) == (b["shape"], b["colour"]):
+            near = (ax - bx) ** 2 + (ay - by) ** 2 < reach * reach
+            if near or (a["shape"], a["colour"]) == (b["shape"], b["colour"]):
                 return False
     return True
 
@@ -197,15 +202,9 @@ def describe(
     if "background" not in named:
         return opening + sentence
     ground = word(attributes["background"])
-    return pick(
-        rng,
-        (
-            f"{opening}{sentence} on a {ground} background",
-            f"{opening}{sentence} on a {ground} background",
-            f"on a {ground} background, {sentence}",
-            f"{opening}{sentence}, the background is {ground}",
-        ),
-    )
+    usual = f"{opening}{sentence} on a {ground} background"
+    turned = f"on a {ground} background, {sentence}"
+    return pick(rng, (usual, usual, turned, f"{opening}{sentence}, the background is {ground}"))
 
 
 def choose_named(attributes: dict, rng: random.Random) -> tuple[str, ...]:
@@ -215,20 +214,23 @@ def choose_named(attributes: dict, rng: random.Random) -> tuple[str, ...]:
     objects = attributes["objects"]
     if len(objects) == 2 and relation(*objects) and rng.random() < 0.5:
         return ("size", "colour", "background", "relation")
-    left_out = {pick(rng, NAMEABLE), pick(rng, NAMEABLE)}  # one or two of them
+    return choose_partly(attributes, rng)
+
+
+def choose_partly(attributes: dict, rng: random.Random) -> tuple[str, ...]:
+    """All but one or two of what can be left out, whatever the scene holds."""
+    left_out = {pick(rng, NAMEABLE), pick(rng, NAMEABLE)}
     return tuple(kind for kind in NAMEABLE if kind not in left_out)
 
 
 def draw(attributes: dict, rng: random.Random, size: int) -> np.ndarray:
-    """Paint a scene, anti-aliased. Returns (size, size, 3) uint8.
-
-    What a caption never tells is drawn from rng: the exact place, the tilt and the tints.
-    """
+    """Paint a scene, anti-aliased: (size, size, 3) uint8. What a caption never tells is drawn from
+    rng: the exact place, the tilt and the tints."""
 
     def tinted(colour: tuple[int, int, int]) -> np.ndarray:
         return np.array([channel + TINT * (2 * rng.random() - 1) for channel in colour])
 
-    picture = np.tile(tinted(BACKGROUNDS[attributes["background"]]), (size, size, 1))
+    image = np.tile(tinted(BACKGROUNDS[attributes["background"]]), (size, size, 1))
     for o in attributes["objects"]:
         radius = SIZES[o["size"]] * size  # in pixels
         x, y = (size * (c + PLACE_JITTER * (2 * rng.random() - 1)) for c in PLACES[o["place"]])
@@ -241,9 +243,9 @@ def draw(attributes: dict, rng: random.Random, size: int) -> np.ndarray:
         dx = (np.arange(size)[None, columns] + 0.5 - x) / radius
         distance = SHAPES[o["shape"]](dx * cos + dy * sin, dy * cos - dx * sin)
         cover = np.clip(0.5 - distance * radius, 0, 1)[:, :, None]  # anti-aliasing: 1 px ramp
-        patch = picture[rows, columns]
-        picture[rows, columns] = patch + cover * (tinted(COLOURS[o["colour"]]) - patch)
-    return np.floor(np.clip(picture, 0, 255) + 0.5).astype(np.uint8)
+        patch = image[rows, columns]
+        image[rows, columns] = patch + cover * (tinted(COLOURS[o["colour"]]) - patch)
+    return np.floor(np.clip(image, 0, 255) + 0.5).astype(np.uint8)
 
 
 def compose(seed: int, index: int, split: str = "train") -> tuple[dict, str, random.Random]:
@@ -264,12 +266,13 @@ def render(
 
     Args:
         seed, index: whole numbers, 0 <= seed, index < 2**40; which scene.
-        split: "train", "validation" (combinations of attributes never trained on) or "unseen"
-            (every object a pair of shape and colour that occurs in neither of the others).
+        split: "train"; "validation" and "test" (combinations of attributes that no other split
+            shows, the first to tune on, the second to report); or "unseen" (every object a pair of
+            shape and colour that no other split shows).
         size: width and height in pixels.
 
     Returns:
-        picture: (size, size, 3) uint8 RGB; caption; attributes: a dict with background, objects
+        image: (size, size, 3) uint8 RGB; caption; attributes: a dict with background, objects
         (shape, colour, size, place each) and named, the kinds of attribute that the caption tells.
     """
     attributes, caption, rng = compose(seed, index, split)

@@ -1,14 +1,13 @@
-"""How does the model learn? One loop over captioned pictures.
+"""How does the model learn? One loop over captioned images.
 
     python train.py                         the built-in scenes, 10 to 20 minutes on 2 CPU cores
-    python train.py --data FOLDER           your own captioned pictures
+    python train.py --data FOLDER           your own captioned images
     python train.py --preset smoke          a minute, to see that everything works
 
 Everything is left in results/<run>/. Repeat the command to resume; see README.md.
 """
 
 import copy
-import dataclasses
 import json
 import math
 import re
@@ -17,171 +16,243 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 import checkpoint
 import figures
-import runs
-from batches import NOISES, generator_for, items_at, training_batch
-from command_line import (
+from checkpoint import Networks, Progress
+from config import (
+    FEW,
+    PRESETS,
+    RESULTS,
+    Recipe,
+    TrainConfig,
     UserError,
     choose_device,
     choose_precision,
     provenance,
+    reader_gone,
+    reading,
     run,
-    setting,
 )
-from dataset import FEW, CaptionedImages
+from dataset import Batch, CaptionedImages, generator_for, items_at, training_batch
+from evaluation.metrics import validate
 from files import locked, write_text
-from layouts import DataConfig, reading
 from losses import colour_loss, kl_divergence, regression_loss, sliced_wasserstein_loss
-from metrics import validate
-from model import IMAGE_SIZES, TEXT_ENCODERS, TextToImageModel, compose, to_uint8
+from model import TextToImageModel, composite, to_uint8
 from tokenizer import SPECIAL_TOKENS, split_words
 
-WARM_UP = 3_000  # images over which the learning rate rises; at most a tenth of the run
-FINAL_LR = 0.03  # share of the learning rate that the cosine ends on
-GRADIENT_CLIP = 1.0  # largest norm of the gradient
-EMA_SHARE = 0.05  # half-life of the averaged weights, as a share of the images seen so far
-# Shares of the run at which pictures become twice as large, since small ones teach content sooner
-# (progressive growing, Karras et al. 2018; here by the same weights, and no fading in). Not tuned
-# further than results_short/learning.md tells.
-GROW_AT = (0.2, 0.4)
-# Shares of the run over which latents and sharpness are ramped in, once content is learnt.
-LATENT_RAMP = (0.45, 0.55)
-SHARPEN_RAMP = (0.6, 0.8)
-SHARPNESS = 2.0  # of the masks that the sharpness term sees; drawing goes beyond it
 OVERFIT = 1.03  # times the lowest loss or score of held-out captions: where training warns
-FLOW_WEIGHT = 0.01  # keeps it out of the gradient clip's way; no other loss reaches the flow
-LOGS_PER_SAMPLE = 10  # lines of metrics.jsonl for each sample sheet
-LOOKED_AT = 10_000  # pictures whose captions are measured before training starts
+LOOKED_AT = 10_000  # images whose captions are measured before training starts
 NUM_SAMPLES = 16  # captions of the sample sheets
-RESERVED = ("cache", "evaluation", "judges")  # folders of results/ that are no runs
 
 
-@dataclass(frozen=True)
-class TrainConfig(DataConfig):
-    preset: str = setting("default", "settings to start from", ("smoke", "default", "gpu-128"))
-    run: str = setting("", "name of the folder in results/; none: named after the data")
-    images: int = setting(120_000, "length of the run, in images seen")
-    batch_size: int = setting(64, "images a step")
-    lr: float = setting(1.5e-3, "largest learning rate")
-    image_size: int = setting(64, "width and height in pixels", IMAGE_SIZES)
-    seed: int = setting(0, "decides everything that is random; same seed, same bits on a CPU")
-    device: str = setting("auto", "where to compute", ("auto", "cpu", "cuda"))
-    precision: str = setting("auto", "of convolutions", ("auto", "float32", "bfloat16"))
-    text_encoder: str = setting("both", "what reads captions", TEXT_ENCODERS)
-    noise_dim: int = setting(64, "width of the noise; 0: one picture a caption")
-    latent: float = setting(7e-4, "price of a nat that a latent tells; higher: less varied")
-    sharpen: float = setting(3.0, "weight of sharpness and plain colours; 0: blurred")
-    augment: float = setting(0.3, "share of the training pictures that are varied; 0: none")
-    flip: bool = setting(False, "mirror half of the training pictures")
-    word_dropout: float = setting(0.02, "share of words that training hides; teaches <unk>")
-    caption_dropout: float = setting(0.02, "share of captions that training hides; teaches ''")
-    min_count: int = setting(2, "captions' words rarer than this are unknown")
-    shuffle_tags: bool = setting(False, "shuffle what commas separate in captions")
-    sample_every: int = setting(10_000, "images between sample sheets, validations, checkpoints")
-    init_from: str = setting("", "weights or run to begin with, in a new run with a "
-                            "schedule of its own; its words are kept")  # fmt: skip
-    keep_every: int = setting(0, "images between checkpoints that are kept for good; 0: none")
-    stop_after: int = setting(0, "images seen after which to save and stop; 0: at the end")
+class Schedule(NamedTuple):
+    """What changes along a run."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive = ("images", "batch_size", "lr", "sample_every")
-        shares = ("augment", "word_dropout", "caption_dropout")
-        for name in (*positive, *shares, "seed", "noise_dim", "latent", "sharpen", "stop_after",
-                     "keep_every"):  # fmt: skip
-            value, flag = getattr(self, name), "--" + name.replace("_", "-")
-            if name in shares and not 0 <= value <= 1:
-                raise UserError(f"{flag} must be a share, within 0 and 1, not {value}")
-            if not 0 <= value < 2**63 or (name in positive and value == 0):
-                least = "more than 0" if name in positive else "0 or more"
-                raise UserError(f"{flag} must be {least}, not {value}")
-        name = self.run_name()
-        if name in ("", ".", "..", *RESERVED) or Path(name).name != name:
-            raise UserError(f"--run {name!r} must be a plain name, and none of {RESERVED}")
-
-    def run_name(self) -> str:
-        preset = f"-{self.preset}" if self.preset != "default" else ""
-        return self.run or (Path(self.data).resolve().name if self.data else "scenes") + preset
+    lr: float
+    halvings: int  # of the sides of training images
+    latent: float  # 0..1, how far the price of latents is ramped in
+    swd: float  # 0..1, the same of swd_weight
 
 
-PRESETS = {
-    "default": {},
-    # A minute on two cores: blurred places and colours, nothing more.
-    "smoke": {"images": 2_048, "sample_every": 1_024},
-    # Not yet measured.
-    "gpu-128": {"images": 5_000_000, "image_size": 128, "batch_size": 256, "sample_every": 200_000},
-}
+def schedule_at(recipe: TrainConfig, progress: Progress) -> Schedule:
+    """What holds for the next step."""
+    seen, start = progress.images_seen, progress.start
+    # Never halved more often than before: with --init-from, training begins at full size.
+    halvings = sum(seen < fraction * recipe.images for fraction in recipe.grow_at)
+    return Schedule(
+        learning_rate(recipe, seen, start),
+        min(progress.halvings, halvings),
+        ramp(recipe, seen, start, recipe.latent_ramp) if recipe.noise_dim else 0.0,
+        ramp(recipe, seen, start, recipe.swd_ramp) if recipe.swd_weight else 0.0,
+    )
 
 
-def learning_rate(config: TrainConfig, clock: int, start: int) -> float:
-    """Warm-up, then cosine down to FINAL_LR at the end of the run that began at `start`."""
-    done, length = clock - start, config.images - start
-    warm_up = min(1.0, (done + config.batch_size) / min(WARM_UP, length / 10))
+def learning_rate(recipe: Recipe, images_seen: int, start: int) -> float:
+    """Warm-up, then cosine down to final_lr_fraction at the end of the run that began at start."""
+    done, length = images_seen - start, recipe.images - start
+    longer = max(recipe.warm_up, recipe.warm_up_steps * recipe.batch_size)
+    warm_up = min(1.0, (done + recipe.batch_size) / min(longer, length / 10))
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done / length)))
-    return config.lr * warm_up * (FINAL_LR + (1 - FINAL_LR) * cosine)
+    last = recipe.final_lr_fraction
+    return recipe.lr * warm_up * (last + (1 - last) * cosine)
 
 
-def num_halvings(config: TrainConfig, clock: int, before: int) -> int:
-    """How often the sides of this step's pictures are halved; never more often than before."""
-    return min(before, sum(clock < share * config.images for share in GROW_AT))
+def ramp(recipe: Recipe, images_seen: int, start: int, within: tuple[float, ...]) -> float:
+    """0 before, 1 after these fractions of the run; 1 when training goes on after its end."""
+    progress, (first, last) = images_seen / recipe.images, within
+    if start or progress >= last:
+        return 1.0
+    return max(0.0, (progress - first) / (last - first)) if last > first else 0.0
 
 
-def ramp(config: TrainConfig, clock: int, start: int, within: tuple[float, float]) -> float:
-    """0 before, 1 after these shares of the run; 1 when training goes on after its end."""
-    progress = clock / config.images
-    return 1.0 if start else min(1.0, max(0.0, (progress - within[0]) / (within[1] - within[0])))
+def compute_losses(
+    batch: Batch, networks: Networks, recipe: Recipe, now: Schedule, images_seen: int,
+    precision: torch.dtype,
+) -> dict[str, Tensor]:  # fmt: skip
+    """The terms of a step that count by now, not weighted; for a step, images_seen decides the
+    filters of the sliced Wasserstein loss. Convolutions run in `precision`."""
+    model, ema, posterior = networks
+    losses = {}
+    real = F.avg_pool2d(batch.images, 2**now.halvings)  # (B, 3, h, w)
+    with torch.autocast(real.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
+        text, latents = model.encode(batch.tokens), batch.noise  # (R, B, Z)
+        if now.latent > 0:  # not noise, but what the caption leaves open
+            drawn = ema.predict_mean(batch.tokens, batch.augmentation)
+            mean, log_std = posterior(real, drawn)  # (B, Z) each
+            latents = mean + log_std.exp() * batch.noise  # (R, B, Z)
+            losses["kl_loss"] = kl_divergence(mean, log_std)
+        layers, _ = model.decode(text, latents[0], batch.augmentation)
+    if now.latent > 0:
+        pooled = text.pooled.detach().repeat(len(latents), 1)
+        samples = latents.detach().flatten(0, 1)  # (R * B, Z)
+        losses["prior_loss"] = model.prior.negative_log_likelihood(samples, pooled)
+    losses["regression_loss"] = regression_loss(composite(layers, mask_scale=1), real)
+    if now.swd > 0:
+        sharp = composite(layers, recipe.swd_mask_scale)  # (B, 3, h, w)
+        filters = generator_for(recipe.seed, 3, images_seen)
+        losses["swd_loss"] = sliced_wasserstein_loss(
+            sharp, real, filters, recipe.swd_filters, recipe.swd_scales
+        )
+        losses["colour_loss"] = colour_loss(sharp, real)
+    return losses
+
+
+def weighted_sum(losses: dict[str, Tensor], recipe: Recipe, now: Schedule) -> Tensor:
+    """What is minimised."""
+    weights = {
+        "regression_loss": 1.0,
+        "kl_loss": now.latent * recipe.kl_weight,
+        "prior_loss": recipe.prior_weight,
+        "swd_loss": now.swd * recipe.swd_weight,
+        "colour_loss": now.swd * recipe.swd_weight,
+    }
+    return sum(weights[name] * loss for name, loss in losses.items())
 
 
 @torch.no_grad()
-def update_ema(ema: nn.Module, model: nn.Module, clock: int, batch_size: int) -> None:
-    """Average of the weights whose half-life is EMA_SHARE of the images seen so far."""
-    decay = 0.5 ** (batch_size / max(EMA_SHARE * clock, batch_size))
+def update_ema(ema: nn.Module, model: nn.Module, half_life: float, batch_size: int) -> None:
+    """Move the averaged weights towards the weights; half_life in images."""
+    decay = 0.5 ** (batch_size / max(half_life, batch_size))
     torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
 
 
+def track_best(progress: Progress, measured: dict, ema: TextToImageModel, recipe: Recipe) -> str:
+    """Keep the averaged weights with the lowest energy score, once all terms count fully and
+    images have their full size, so that scores compare. Returns a warning of overfitting, or ""."""
+    clock, start = progress.images_seen, progress.start
+    if ramp(recipe, clock, start, recipe.swd_ramp) == 1 and not ema.halvings:
+        name, ending = "energy_score", "; those weights are kept"
+        if not progress.best or measured[name] <= progress.best[name]:
+            weights = copy.deepcopy(ema.state_dict())
+            progress.best = {"images": clock, name: measured[name], "weights": weights}
+        lowest = progress.best
+    else:
+        name, ending = "regression_loss", "; more pictures help, or a new run with --images {:d}"
+        size = ema.config.image_size >> ema.halvings
+        lines = [line for line in progress.metrics
+                 if line["split"] == "validation" and line.get("image_size") == size]  # fmt: skip
+        lowest = min(lines, key=lambda line: line[name])
+    if lowest["images"] <= start or measured[name] <= OVERFIT * lowest[name]:
+        return ""
+    return (
+        f"{clock:,} images: overfitting, held-out captions were drawn best after "
+        f"{lowest['images']:,} ({name.replace('_', ' ')} {lowest[name]:.4f}, now "
+        f"{measured[name]:.4f}){ending.format(lowest['images'])}"
+    )
+
+
 def save_samples(path: Path, model: TextToImageModel, dataset: CaptionedImages, title: str) -> None:
-    """Pictures never trained on, spread evenly over the validation set; nothing is picked."""
+    """Images never trained on, spread evenly over the validation set; nothing is picked."""
     num = min(NUM_SAMPLES, len(dataset))
-    pictures, several = dataset.batch([i * len(dataset) // num for i in range(num)])
+    images, several = dataset.batch([i * len(dataset) // num for i in range(num)])
     captions = [c[0] for c in several]
-    rows = {"real": pictures}
+    rows = {"real": images}
     for seed in (0, 1):
-        rows[f"drawn, seed {seed}"] = to_uint8(model.draw(captions, [seed] * num))
+        rows[f"drawn, seed {seed}"] = to_uint8(model.draw(captions, [seed] * num)).cpu()
     figures.save_samples(path, rows, captions, title)
 
 
 class Stop:
-    """Ctrl-C, SIGTERM and a closed terminal ask to stop after the step; `signal` is then the
-    signal's number, else 0. A second one stops at once."""
+    """Ctrl-C, SIGTERM and a closed terminal ask to stop after the step; a second one stops at once.
+    What was told to ignore them (nohup) goes on. A closed pipe behind `| tee` asks to stop, too."""
 
     def __enter__(self) -> "Stop":
         self.signal = 0
         names = ("SIGINT", "SIGTERM", "SIGHUP")  # the last: a terminal is closed; not on Windows
         numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-        self.before = {number: signal.signal(number, self.ask) for number in numbers}
+        self.before = {number: signal.signal(number, self.ask) for number in numbers
+                       if signal.getsignal(number) != signal.SIG_IGN}  # fmt: skip
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def ask(self, number: int, _) -> None:
+    def ask(self, number: int, _: object) -> None:
         if self.signal:
             sys.exit(128 + number)
         self.signal = number
 
+    @property
+    def status(self) -> int:
+        """What to exit with: 0 where nothing asked to stop."""
+        return 128 + (self.signal or signal.SIGINT) if self.signal or reader_gone() else 0
+
+
+class Log:
+    """What a run tells: metrics.jsonl for programs, a progress bar for people."""
+
+    def __init__(self, path: Path, config: TrainConfig, progress: Progress, data: CaptionedImages):
+        self.path, self.progress, self.data = path, progress, data
+        self.began = time.monotonic() - progress.seconds
+        self.first = self.last = progress.images_seen, progress.seconds, data.seconds_waited
+        self.bar = tqdm(total=config.images, initial=progress.images_seen, unit="img",
+                        desc="training", smoothing=0.05)  # fmt: skip
+        self.write()  # without what a crash left behind the last checkpoint
+
+    def write(self) -> None:
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in self.progress.metrics))
+
+    def step(self, values: dict[str, float], num_images: int) -> None:
+        for name, value in values.items():
+            self.progress.unlogged.setdefault(name, []).append(value)
+        self.progress.seconds = time.monotonic() - self.began
+        self.bar.update(num_images)
+        self.bar.set_postfix(loss=f"{values['total']:.4f}", refresh=False)
+
+    def train(self, image_size: int, lr: float) -> None:
+        """A line of the means since the last one."""
+        seen, seconds = self.progress.images_seen, self.progress.seconds
+        unlogged, self.progress.unlogged = self.progress.unlogged, {}
+        means = {"largest_total": max(unlogged.pop("total"))}  # spikes that recover show here
+        means |= {name: sum(values) / len(values) for name, values in unlogged.items()}
+        first_seen, first_seconds, _ = self.first
+        _, last_seconds, last_waited = self.last
+        self.last = seen, seconds, self.data.seconds_waited
+        self.add("train", image_size, means | {
+            "lr": lr, "seconds": seconds,
+            "images_per_second": (seen - first_seen) / (seconds - first_seconds),
+            "fraction_of_seconds_waiting_for_data":
+                (self.data.seconds_waited - last_waited) / max(1e-9, seconds - last_seconds),
+        })  # fmt: skip
+
+    def add(self, split: str, image_size: int, values: dict[str, float]) -> None:
+        rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
+        line = {"images": self.progress.images_seen, "split": split, "image_size": image_size}
+        self.progress.metrics.append(line | rounded)
+        self.write()
+
 
 def open_data(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages]:
-    """Training and validation pictures."""
+    """Training and validation images."""
     dataset = CaptionedImages(config.data or None, image_size=config.image_size, **reading(config))
     validation = dataset.other_split("validation")
     if not len(dataset) or not len(validation):
@@ -218,218 +289,154 @@ def passed(before: int, after: int, interval: float) -> bool:
     return after // interval > before // interval
 
 
-def non_finite(
-    what: str, config: TrainConfig, folder: Path, dataset: CaptionedImages, clock: int
-) -> UserError:
-    """The error to stop with; leaves what it takes to look at that step again."""
-    items = items_at(config, len(dataset), clock)
+def require_finite(
+    values: dict[str, Tensor],
+    config: TrainConfig,
+    folder: Path,
+    dataset: CaptionedImages,
+    images_seen: int,
+) -> dict[str, float]:
+    """The values as plain numbers, by one transfer from the device. Raises UserError where one is
+    no number, and leaves what it takes to look at that step again."""
+    numbers = torch.stack([value.detach().float() for value in values.values()]).tolist()
+    values = dict(zip(values, numbers, strict=True))
+    what = [f"{name} became {value}" for name, value in values.items() if not math.isfinite(value)]
+    if not what:
+        return values
+    items = items_at(config, len(dataset), images_seen)
     paths = [dataset.collection.records[dataset.indices[i]].path for i in items]
-    step = {"what": what, "images_seen": clock, "seed": config.seed, "pictures": paths}
+    step = {"what": what[0], "images_seen": images_seen, "seed": config.seed, "pictures": paths}
     with suppress(UserError):  # that the disk is full, too, is the smaller trouble
         write_text(folder / "non_finite.json", json.dumps(step, indent=1) + "\n")
-    return UserError(
-        f"{what} after {clock:,} images; the last checkpoint is kept, and {folder}/non_finite.json "
-        f"names the pictures of that step; to go on more gently: --run NAME --init-from {folder} "
-        f"--lr {config.lr / 3:.1g}"
-    )
-
-
-def overfitting(clock: int, name: str, now: float, best: dict) -> str:
-    """The warning, for people: what is called `name` was lower after best["images"]."""
-    return (
-        f"{clock:,} images: overfitting, held-out captions were drawn best after "
-        f"{best['images']:,} ({name.replace('_', ' ')} {best[name]:.4f}, now {now:.4f})"
+    raise UserError(
+        f"{what[0]} after {images_seen:,} images; the last checkpoint is kept, and "
+        f"{folder}/non_finite.json names the pictures of that step; to go on more gently: "
+        f"--run NAME --init-from {folder} --lr {config.lr / 3:.1g}"
     )
 
 
 def main(config: TrainConfig) -> Path:
     """Train, or go on training; returns the run's folder."""
-    folder = checkpoint.RESULTS / config.run_name()
+    folder, device = RESULTS / config.run_name(), choose_device(config.device)
     dataset, validation = open_data(config)
     with locked(folder / "lock", wait=False):
         for litter in folder.rglob("*.tmp"):  # of a process that was killed
             litter.unlink()
-        return train(config, folder, dataset, validation)
+        return train(config, folder, device, dataset, validation)
 
 
 def train(
-    config: TrainConfig, folder: Path, dataset: CaptionedImages, validation: CaptionedImages
+    config: TrainConfig,
+    folder: Path,
+    device: torch.device,
+    dataset: CaptionedImages,
+    validation: CaptionedImages,
 ) -> Path:
     """`main` on opened data, in a folder that no other process uses."""
-    device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     fingerprints = {"train": dataset.fingerprint(), "validation": validation.fingerprint()}
-    state = runs.resume(config, folder, fingerprints)
-    if state and state["images_seen"] >= config.images:
-        seen = state["images_seen"]
-        print(f"{folder} is finished: {seen:,} images seen; to train on: --images {2 * seen}")
-        return folder
-    state = state or runs.new_state(config, fingerprints, dataset.captions())
-    clock, start = state["images_seen"], state["start"]
-    sums, metrics, best = state["sums"], state["metrics"], state["best"]
+    state = checkpoint.resume(config, folder, fingerprints)
+    state = state or checkpoint.new_state(config, fingerprints, dataset.captions())
+    progress = Progress(**{name: state[name] for name in vars(Progress())})
     end = min(config.images, config.stop_after or config.images)
-    if clock >= end:
-        told = f"{clock:,} images are seen; raise it or leave it out"
-        if clock < end + config.batch_size:
-            print(f"{folder} is as far as --stop-after {config.stop_after} lets it go: {told}")
-            return folder
-        raise UserError(f"--stop-after {config.stop_after} lies behind: {told}")
-
-    path = folder / "checkpoint.pth"
-    networks, optimizers = runs.networks_of(state, path, device)
-    model, ema, encoder = networks.values()
-    parameters = [*model.parameters(), *encoder.parameters()]
-    about = provenance(device)
+    if is_there_already(config, folder, progress.images_seen, end):
+        return folder
+    networks, optimizers = checkpoint.networks_of(state, folder / "checkpoint.pth", config, device)
+    model, ema, posterior = networks
+    parameters = [*model.parameters(), *posterior.parameters()]
+    about = provenance(device) | {"precision": str(precision)}
     print(f"{describe(config, model, dataset)}, {device}, {precision}")
-    print(f"run: {folder}, {config.images:,} images, from image {clock:,}")
-    settings = {"train": asdict(config), "model": asdict(model.config), "precision": str(precision)}
-    del settings["model"]["halvings"]  # changes with the clock
-    write_text(folder / "config.json", json.dumps(about | settings, indent=2) + "\n")
-
-    def write_metrics() -> None:
-        lines = "".join(json.dumps(line) + "\n" for line in metrics)
-        write_text(folder / "metrics.jsonl", lines)
-
-    def log(split: str, values: dict[str, float]) -> None:
-        rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
-        metrics.append({"images": clock, "split": split, "image_size": real.shape[2]} | rounded)
-        write_metrics()
-
-    write_metrics()  # without what a crash left behind the last checkpoint
-    first, earlier, began = clock, state["seconds"], time.monotonic()
-    waited, logged = dataset.seconds_waited, earlier
-    bar = tqdm(total=config.images, initial=clock, unit="img", desc="training", smoothing=0.05)
+    print(f"run: {folder}, {config.images:,} images, from image {progress.images_seen:,}")
+    checkpoint.write_record(folder, about, config, model.config, progress.images_seen)
+    log = Log(folder / "metrics.jsonl", config, progress, dataset)
     stopping = False
-    with Stop() as stop, bar:
+    with Stop() as stop, log.bar:
         while not stopping:
             # Data
-            real, tokens, noise, changes = training_batch(dataset, model, config, clock)
-            halvings = num_halvings(config, clock, model.config.halvings)
-            if halvings != model.config.halvings:
-                model.config = ema.config = dataclasses.replace(model.config, halvings=halvings)
-            real = F.avg_pool2d(real, 2**halvings)  # (B, 3, h, w)
+            now, before = schedule_at(config, progress), progress.images_seen
+            batch = training_batch(dataset, model, config, before)
+            progress.halvings = model.halvings = ema.halvings = now.halvings
 
             # Losses
-            losses = {}
-            latent_share = ramp(config, clock, start, LATENT_RAMP) if config.noise_dim else 0
-            sharpen_share = ramp(config, clock, start, SHARPEN_RAMP) if config.sharpen else 0
-            with torch.autocast(device, torch.bfloat16, enabled=precision == torch.bfloat16):
-                text, latents = model.encode(tokens), noise
-                if latent_share > 0:  # not noise, but what the caption leaves open
-                    mean, log_std = encoder(real, ema.guess(tokens, changes))
-                    latents = mean + log_std.exp() * noise  # (R, B, Z)
-                    losses["latent_loss"] = kl_divergence(mean, log_std)
-                layers, _ = model.decode(text, latents[0], changes)
-            if latent_share > 0:
-                losses["flow_loss"] = model.flow.negative_log_likelihood(
-                    latents.detach().flatten(0, 1), text.caption.detach().repeat(NOISES, 1)
-                )
-            losses["regression_loss"] = regression_loss(compose(layers, sharpness=1), real)
-            if sharpen_share > 0:
-                drawn = compose(layers, SHARPNESS)  # (B, 3, H, W)
-                filters = generator_for(config.seed, 3, clock)
-                losses["sharpness_loss"] = sliced_wasserstein_loss(drawn, real, filters)
-                losses["colour_loss"] = colour_loss(drawn, real)
-            weights = {
-                "regression_loss": 1,
-                "latent_loss": latent_share * config.latent,
-                "flow_loss": FLOW_WEIGHT,
-                "sharpness_loss": sharpen_share * config.sharpen,
-                "colour_loss": sharpen_share * config.sharpen,
-            }
-            total = sum(weights[name] * loss for name, loss in losses.items())
+            losses = compute_losses(batch, networks, config, now, before, precision)
+            total = weighted_sum(losses, config, now)
 
             # Update
-            rate = learning_rate(config, clock, start)
             for optimizer in optimizers:
                 optimizer.zero_grad()
                 for group in optimizer.param_groups:
-                    group["lr"] = rate * group["relative_lr"]
+                    group["lr"] = now.lr * group["relative_lr"]
             total.backward()
-            norm = nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)
-            checked = {**losses, "gradient norm": norm}
-            if all(math.isfinite(value.item()) for value in checked.values()):
-                for optimizer in optimizers:
-                    optimizer.step()
-                checked["norm of the weights"] = sum(torch._foreach_norm(parameters))
-            for name, value in checked.items():
-                if not math.isfinite(value.item()):
-                    what = f"{name} became {value.item()}"
-                    raise non_finite(what, config, folder, dataset, clock)
-            before, clock = clock, clock + len(real)
-            update_ema(ema, model, clock, len(real))
+            norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+            values = {**losses, "total": total, "gradient norm": norm}
+            values = require_finite(values, config, folder, dataset, before)
+            for optimizer in optimizers:
+                optimizer.step()
+
+            # EMA
+            progress.images_seen = seen = before + len(batch.images)
+            update_ema(ema, model, config.ema_half_life * seen, len(batch.images))
 
             # Log
-            for name, loss in losses.items():
-                sums.setdefault(name, []).append(loss.item())
-            sums.setdefault("total", []).append(total.item())
-            seconds = earlier + time.monotonic() - began
-            bar.update(len(real))
-            bar.set_postfix(loss=f"{sums['total'][-1]:.4f}", refresh=False)
-            finished = clock == config.images
-            if finished or passed(before, clock, config.sample_every / LOGS_PER_SAMPLE):
-                means = {"largest_total": max(sums.pop("total"))}  # spikes that recover show here
-                means |= {name: sum(values) / len(values) for name, values in sums.items()}
-                speed = (clock - first) / (seconds - earlier)
-                share = (dataset.seconds_waited - waited) / max(1e-9, seconds - logged)
-                waited, logged = dataset.seconds_waited, seconds
-                clocks = {"lr": rate, "seconds": seconds, "images_per_second": speed}
-                clocks["share_of_seconds_waiting_for_data"] = share
-                log("train", means | clocks)
-                sums = {}
+            log.step({name: values[name] for name in (*losses, "total")}, len(batch.images))
+            size, finished = config.image_size >> now.halvings, seen == config.images
+            if finished or passed(before, seen, config.sample_every / config.logs_per_sample):
+                log.train(size, now.lr)
 
-            # Validation, samples, checkpoint
-            due = finished or passed(before, clock, config.sample_every)
+            # Validate and sample
+            due = finished or passed(before, seen, config.sample_every)
             if due:
                 measured = validate(ema, validation, device)
-                log("validation", measured)
-                score = measured["energy_score"]
-                if ramp(config, clock, start, SHARPEN_RAMP) == 1:  # from here on, scores compare
-                    if not best or score <= best["energy_score"]:
-                        best = {"images": clock, "energy_score": score}
-                        best["weights"] = copy.deepcopy(ema.state_dict())
-                    elif best["images"] > start and score > OVERFIT * best["energy_score"]:
-                        warning = overfitting(clock, "energy_score", score, best)
-                        bar.write(f"{warning}; those weights are kept")
-                else:
-                    loss = measured["regression_loss"]
-                    lines = [line for line in metrics if line["split"] == "validation"
-                             and line.get("image_size") == real.shape[2]]  # fmt: skip
-                    lowest = min(lines, key=lambda line: line["regression_loss"])
-                    if loss > OVERFIT * lowest["regression_loss"]:
-                        warning = overfitting(clock, "regression_loss", loss, lowest)
-                        shorter = f"a new run with --images {lowest['images']}"
-                        bar.write(f"{warning}; more pictures help, or {shorter}")
-                title = f"{folder.name}: {clock:,} images seen; pictures held out, none picked"
-                save_samples(folder / f"samples/{clock:09d}.png", ema, validation, title)
-                figures.save_loss_curves(folder / "loss.png", metrics)
-            keep = config.keep_every and passed(before, clock, config.keep_every)
-            stopping = clock >= end or stop.signal != 0
+                log.add("validation", size, measured)
+                if warning := track_best(progress, measured, ema, config):
+                    log.bar.write(warning)
+                title = f"{folder.name}: {seen:,} images seen; pictures held out, none picked"
+                save_samples(folder / f"samples/{seen:09d}.png", ema, validation, title)
+                figures.save_loss_curves(folder / "loss.png", progress.metrics)
+
+            # Checkpoint
+            keep = config.keep_every > 0 and passed(before, seen, config.keep_every)
+            stopping = seen >= end or stop.status != 0
             if due or keep or stopping:
-                state = {"config": asdict(config), "data": fingerprints, "images_seen": clock,
-                         "start": start, "seconds": seconds, "sums": sums, "metrics": metrics,
-                         "best": best}  # fmt: skip
-                state |= {name: network.state_dict() for name, network in networks.items()}
-                state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
-                if keep:  # first, since a run that goes on from `path` does not come here again
-                    milestone = folder / f"checkpoint-{clock:09d}.pth"
-                    checkpoint.save(state, milestone, keep_previous=False)
-                checkpoint.save(state, path)
-    if clock == config.images and best and best["images"] < clock:
-        print(f"the weights of image {best['images']:,} drew held-out captions best: they are kept")
-    if clock == config.images:
-        name, file = shlex.quote(folder.name), shlex.quote(f"{folder.name}.pth")
-        print(f"done: see {folder}/samples and {folder}/loss.png; to draw: python generate.py "
-              '--input "..."; to keep the weights: python save_model.py '
-              f"--run {name} --output {file}")  # fmt: skip
-    else:
-        command = about["command"]
-        if clock == end:
-            command = re.sub(r" --stop-after[ =]\d+", "", command)
-        print(f"saved after {clock:,} of {config.images:,} images; to go on: {command}")
-    if stop.signal:
-        sys.exit(128 + stop.signal)
+                norm = {"norm of the weights": nn.utils.get_total_norm(parameters)}
+                require_finite(norm, config, folder, dataset, before)
+                checkpoint.save_run(
+                    folder, config, fingerprints, progress, networks, optimizers, keep
+                )
+    tell_the_end(config, folder, progress, end, about["command"])
+    if stop.status:
+        sys.exit(stop.status)
     return folder
+
+
+def is_there_already(config: TrainConfig, folder: Path, seen: int, end: int) -> bool:
+    """Whether no step is left to do; says so. Raises UserError where --stop-after lies behind."""
+    if seen >= config.images:
+        print(f"{folder} is finished: {seen:,} images seen; to train on: --images {2 * seen}")
+    elif seen >= end:
+        told = f"{seen:,} images are seen; raise it or leave it out"
+        if seen >= end + config.batch_size:
+            raise UserError(f"--stop-after {config.stop_after} lies behind: {told}")
+        print(f"{folder} is as far as --stop-after {config.stop_after} lets it go: {told}")
+    return seen >= end
+
+
+def tell_the_end(
+    config: TrainConfig, folder: Path, progress: Progress, end: int, command: str
+) -> None:
+    """What a person wants to know when training stops."""
+    seen, best = progress.images_seen, progress.best
+    if seen < config.images:
+        if seen == end:
+            command = re.sub(r" --stop-after[ =]\d+", "", command)
+        print(f"saved after {seen:,} of {config.images:,} images; to go on: {command}")
+        return
+    if best and best["images"] < seen:
+        print(f"the weights of image {best['images']:,} drew held-out captions best: they are kept")
+    name, file = shlex.quote(folder.name), shlex.quote(f"{folder.name}.pth")
+    print(f"done: see {folder}/samples and {folder}/loss.png; to draw: python generate.py "
+          '--input "..."; to keep the weights: python save_model.py '
+          f"--run {name} --output {file}")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
     python benchmarks/data.py                        some 20 minutes on 2 CPU cores, 12 GB of disk
     python benchmarks/data.py --records 20000        a minute, to see that it works
 
-Makes small pictures in tar shards, and the same in folders with a metadata.jsonl; each is measured
-in a process of its own, when nothing else runs. Writes results_short/data.json.
+Makes small pictures in tar shards, and the same in folders with a metadata.jsonl. Each step is
+measured in a process of its own, when nothing else runs: `index` opens them for the first time and
+decodes nothing, `stream` opens them again with the cache off, `decode` fills the cache, `start`
+opens them again. Writes results_short/data.json.
 """
 
 import argparse
@@ -19,12 +21,16 @@ import tarfile
 import time
 from pathlib import Path
 
+import torch
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from config import choose_device, provenance
+from dataset import CaptionedImages
+
+ROOT = Path(__file__).parent.parent
 RECORD = ROOT / "results_short" / "data.json"
 SHARD = 10_000  # pictures in a tar, as img2dataset makes them
 FOLDER = 1_000  # in a folder
@@ -36,17 +42,17 @@ WORDS = ["red", "green", "blue", "small", "big", "old", "new", "round", "flat", 
          "boat", "house", "tree", "cup", "hat"]  # fmt: skip
 
 
-def pictures() -> list[bytes]:
-    """PATTERNS different small JPEGs."""
+def jpegs() -> list[bytes]:
+    """PATTERNS different small pictures."""
     rng, found = random.Random(0), []
     for _ in range(PATTERNS):
-        picture = Image.new("RGB", (SIDE, SIDE), tuple(rng.choices(range(256), k=3)))
+        image = Image.new("RGB", (SIDE, SIDE), tuple(rng.choices(range(256), k=3)))
         for _ in range(6):
             x, y, r = rng.uniform(0, SIDE), rng.uniform(0, SIDE), rng.uniform(2, SIDE / 3)
             colour = tuple(rng.choices(range(256), k=3))
-            ImageDraw.Draw(picture).ellipse((x - r, y - r, x + r, y + r), fill=colour)
+            ImageDraw.Draw(image).ellipse((x - r, y - r, x + r, y + r), fill=colour)
         file = io.BytesIO()
-        picture.save(file, "JPEG", quality=90)
+        image.save(file, "JPEG", quality=90)
         found.append(file.getvalue())
     return found
 
@@ -58,14 +64,12 @@ def caption(number: int) -> str:
 
 def make_tars(folder: Path, num: int) -> None:
     folder.mkdir(parents=True)
-    contents = pictures()
+    contents = jpegs()
     for start in tqdm(range(0, num, SHARD), "making tars"):
         with tarfile.open(folder / f"{start // SHARD:05d}.tar", "w") as archive:
             for i in range(start, min(num, start + SHARD)):
-                for suffix, data in (
-                    (".jpg", contents[i % PATTERNS]),
-                    (".txt", caption(i).encode()),
-                ):
+                files = {".jpg": contents[i % PATTERNS], ".txt": caption(i).encode()}
+                for suffix, data in files.items():
                     member = tarfile.TarInfo(f"{i:09d}{suffix}")
                     member.size = len(data)
                     archive.addfile(member, io.BytesIO(data))
@@ -73,7 +77,7 @@ def make_tars(folder: Path, num: int) -> None:
 
 def make_folders(folder: Path, num: int) -> None:
     folder.mkdir(parents=True)
-    contents = pictures()
+    contents = jpegs()
     with open(folder / "metadata.jsonl", "w") as file:
         for i in tqdm(range(num), "making files"):
             name = f"{i // FOLDER:05d}/{i:09d}.jpg"
@@ -84,20 +88,13 @@ def make_folders(folder: Path, num: int) -> None:
 
 
 def measure(data: Path, cache: Path, step: str) -> dict:
-    """One step, in this process; seconds since torch and the rest were imported."""
-    import torch
-
-    from cache import open_index
-    from dataset import CaptionedImages
-    from layouts import DataConfig
-
+    """One step, in this process, with everything imported."""
     began = time.monotonic()
+    size = "off" if step in ("index", "stream") else "100"
+    dataset = CaptionedImages(data, image_size=32, cache_dir=cache, cache=size)
     if step == "index":
-        collection, *_ = open_index(data, DataConfig(), cache)
-        found = {"seconds": time.monotonic() - began, "records": len(collection.records)}
+        found = {"seconds": time.monotonic() - began, "records": len(dataset.collection.records)}
     else:
-        options = {"cache": "off"} if step == "stream" else {}
-        dataset = CaptionedImages(data, image_size=32, cache_dir=cache, **options)
         dataset.batch([0])
         found = {"seconds": time.monotonic() - began}
         order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
@@ -105,18 +102,24 @@ def measure(data: Path, cache: Path, step: str) -> dict:
         for i in range(BATCHES):
             dataset.batch(order[64 * i : 64 * (i + 1)])
         found["images_per_second"] = 64 * BATCHES / (time.monotonic() - began)
-        if step == "start":
-            began = time.monotonic()
-            dataset.fingerprint()
-            found["fingerprint_seconds"] = time.monotonic() - began
+    if step == "start":
+        began = time.monotonic()
+        dataset.fingerprint()
+        found["fingerprint_seconds"] = time.monotonic() - began
     unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
     peaks = [resource.getrusage(who).ru_maxrss / unit
              for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]  # fmt: skip
     return found | {"peak_resident_mb": round(peaks[0]), "largest_child_mb": round(peaks[1])}
 
 
+def in_own_process(data: Path, cache: Path, step: str) -> dict:
+    command = [sys.executable, __file__, "--measure", step, str(data), str(cache)]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return json.loads(out.splitlines()[-1])
+
+
 def waiting(data: Path, folder: Path, cache: str) -> float:
-    """The share of its time that training at 64 pixels waits for pictures, the first epoch's
+    """The fraction of its time that training at 64 pixels waits for pictures, the first epoch's
     decoding apart."""
     shutil.rmtree(folder / "results" / "waiting", ignore_errors=True)
     flags = ["--data", str(data), "--cache", cache, "--images", str(TRAINED), "--run", "waiting",
@@ -125,13 +128,8 @@ def waiting(data: Path, folder: Path, cache: str) -> float:
                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     lines = (folder / "results" / "waiting" / "metrics.jsonl").read_text().splitlines()
     rows = [row for row in map(json.loads, lines) if row["split"] == "train"]
-    return sum(row["share_of_seconds_waiting_for_data"] for row in rows) / len(rows)
-
-
-def in_own_process(data: Path, cache: Path, step: str) -> dict:
-    command = [sys.executable, __file__, "--measure", step, str(data), str(cache)]
-    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return json.loads(out.splitlines()[-1])
+    found = [v for row in rows for k, v in row.items() if k.endswith("seconds_waiting_for_data")]
+    return sum(found) / len(rows)
 
 
 def main() -> None:
@@ -146,18 +144,14 @@ def main() -> None:
         step, data, cache = args.measure
         print(json.dumps(measure(Path(data), Path(cache), step)))
         return
-    from command_line import provenance  # with torch, which the processes measured load themselves
-
-    about, began = provenance("cpu"), time.monotonic()
+    about, began = provenance(choose_device("cpu")), time.monotonic()
     result = {"records": args.records}
-    makers = {"tars": make_tars, "folders": make_folders}
-    for name, make in makers.items():
+    for name, make in {"tars": make_tars, "folders": make_folders}.items():
         data, cache = args.folder / name, args.folder / "cache"
-        if not data.exists():
-            make(data, args.records)
         small = args.folder / f"{name}-small"
-        if not small.exists():
-            make(small, 20_000)
+        for folder, num in ((data, args.records), (small, 20_000)):
+            if not folder.exists():
+                make(folder, num)
         shutil.rmtree(cache, ignore_errors=True)
         rows = {}
         for step in ("index", "stream", "decode", "start"):

@@ -1,17 +1,20 @@
 """Which numbers stand in the README? Those of the records, put there by this command.
 
-    python evaluate.py --model results_short/text_to_image_model.pth --output results/shipped
     python evaluate.py --model results/scenes --output results/default_run
-    cp results/shipped/evaluation* results_short/shipped        (after both: records name a commit)
-    cp results/default_run/evaluation* results_short/default_run
-    python benchmarks/results_table.py
+    cp results/default_run/evaluation.json results/default_run/sheet.png results_short/default_run
+    python benchmarks/results_table.py            write the table between the markers of README.md
+    python benchmarks/results_table.py --check    exit with status 1 if another table is there
 
-Writes results_short/evaluation.json (the shipped weights', with the default run's inside) and the
-table between the markers in README.md.
+Every results_short/default_run* with an evaluation.json is a seed. Evaluate all before copying any,
+since records name a commit without changes.
 """
 
+import argparse
 import json
+import statistics
 from pathlib import Path
+
+import torch
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "results_short"
@@ -24,8 +27,7 @@ HEADLINES = {
     "diversity": "variance over seeds, drawn / real",
     "frechet_distance": "Frechet distance",
 }
-SYSTEMS = {
-    "drawn": "drawn",
+CONTROLS = {
     "real": "real",
     "shuffled": "captions shuffled",
     "repeated": "one real picture repeated",
@@ -33,51 +35,89 @@ SYSTEMS = {
 }
 
 
-def cell(value: list[float] | None) -> str:
-    """[value, low, high] for people."""
-    if value is None:
-        return ""
-    digits = 3 if abs(value[0]) < 2 else 1 if abs(value[0]) < 100 else 0
-    number, low, high = (f"{x:.{digits}f}" for x in value)
-    return number if low == high else f"{number} ({low}..{high})"
-
-
 def headline(evaluation: dict, system: str, name: str) -> list[float] | None:
-    """A number of HEADLINES, of one of the systems."""
+    """[value, low, high]: a number of HEADLINES, of the drawings or of a control; None where that
+    has none."""
     row = evaluation[system]
     if name.startswith("all_attributes"):
         return row.get("attributes", {}).get(name, {}).get("all")
     return row.get({"frechet_distance": "frechet_distance_judge"}.get(name, name))
 
 
-def table(shipped: dict, default_run: dict) -> str:
-    """Markdown: a line for each headline; the default run, the shipped weights, controls."""
-    lines = [
-        ["", "`python train.py`", "shipped weights", *list(SYSTEMS.values())[1:]],
-        ["---"] * (2 + len(SYSTEMS)),
-    ]
+def digits(value: float) -> int:
+    return 3 if abs(value) < 2 else 1 if abs(value) < 100 else 0
+
+
+def interval(value: list[float] | None) -> str:
+    """A value with its interval over captions."""
+    if value is None:
+        return ""
+    number, low, high = (f"{x:.{digits(value[0])}f}" for x in value)
+    return number if low == high else f"{number} ({low}..{high})"
+
+
+def over_seeds(values: list[list[float]]) -> str:
+    """Mean and standard deviation of several runs; of one, its interval."""
+    numbers = [value[0] for value in values]
+    if len(numbers) == 1:
+        return interval(values[0])
+    mean, std = statistics.mean(numbers), statistics.stdev(numbers)
+    return f"{mean:.{digits(mean)}f} ± {std:.{digits(mean)}f}"
+
+
+def length_of(folder: Path) -> tuple[int, float, str]:
+    """Images seen, minutes of training and hardware of a run."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    last = [line for line in lines if line["split"] == "train"][-1]
+    hardware = json.loads((folder / "config.json").read_text())["hardware"]
+    return last["images"], last["seconds"] / 60, hardware
+
+
+def table() -> str:
+    """Markdown: a line for each headline, and below what the columns are.
+
+    Raises SystemExit where the evaluations cannot stand beside each other.
+    """
+    folders = sorted(path.parent for path in RECORDS.glob("default_run*/evaluation.json"))
+    folders.append(RECORDS / "shipped")
+    runs = [json.loads((folder / "evaluation.json").read_text()) for folder in folders]
+    about = [run["about"] for run in runs]
+    same = all(len({a[name] for a in about}) == 1 for name in ("judges", "split"))
+    if not same or any(a["quick"] or "dirty" in a["commit"] for a in about):
+        raise SystemExit("error: all evaluations must be full ones, of one split, by the same "
+                         "judges, at commits without changes")  # fmt: skip
+    *seeds, shipped = runs
+    lines = [["", "`python train.py`", "shipped weights", *CONTROLS.values()], ["---"] * 7]
     for name, label in HEADLINES.items():
-        values = [headline(default_run, "drawn", name)]
-        values += [headline(shipped, system, name) for system in SYSTEMS]
-        lines.append([label, *map(cell, values)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        values = [headline(shipped, system, name) for system in ("drawn", *CONTROLS)]
+        first = over_seeds([headline(run, "drawn", name) for run in seeds])
+        lines.append([label, first, *map(interval, values)])
+    images, minutes, hardware = zip(*map(length_of, folders), strict=True)
+    weights = torch.load(RECORDS / "text_to_image_model.pth", weights_only=True)
+    size = sum(w.numel() for w in weights.values() if isinstance(w, torch.Tensor)) / 1e6
+    below = (
+        f"`python train.py`: {images[0]:,} images, {statistics.mean(minutes[:-1]):.0f} minutes on "
+        f"{hardware[0]}, mean ± standard deviation of {len(seeds)} seeds. Shipped weights: "
+        f"{images[-1]:,} images, {minutes[-1]:.0f} minutes, one seed. {size:.1f} M parameters. "
+        f"In brackets: 95 % intervals over captions. Scenes of the {about[0]['split']} split."
+    )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{below}"
 
 
 def main() -> None:
-    shipped, default_run = (
-        json.loads((RECORDS / folder / "evaluation.json").read_text())
-        for folder in ("shipped", "default_run")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    about = [record["about"] for record in (shipped, default_run)]
-    if about[0]["judges"] != about[1]["judges"] or any(a["quick"] for a in about):
-        raise SystemExit("error: both evaluations must be full ones by the same judges")
-    merged = shipped | {"default_run": default_run}
-    (RECORDS / "evaluation.json").write_text(json.dumps(merged, indent=1) + "\n")
-    readme = ROOT / "README.md"
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    check, readme = parser.parse_args().check, ROOT / "README.md"
     before, rest = readme.read_text().split(BEGIN)
-    after = rest.split(END)[1]
-    readme.write_text(f"{before}{BEGIN}\n{table(shipped, default_run)}\n{END}{after}")
-    print(table(shipped, default_run))
+    found, after = rest.split(END)
+    if check and found.strip() != table():
+        raise SystemExit("error: README.md holds another table than results_short; write it with: "
+                         "python benchmarks/results_table.py")  # fmt: skip
+    if not check:
+        readme.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
+        print(table())
 
 
 if __name__ == "__main__":

@@ -15,17 +15,17 @@ import torch
 
 import checkpoint
 import evaluate
-import runs
-import train
-from command_line import UserError
+from checkpoint import Progress
+from config import EvaluateConfig, ModelConfig, Recipe, TrainConfig, UserError
 from files import previous
-from latent import LatentEncoder
-from model import ModelConfig, TextToImageModel
+from latents import PosteriorEncoder
+from model import TextToImageModel
 from muon import make_optimizers
 from tokenizer import Tokenizer
 
 CONFIG = ModelConfig(image_size=32, text_dim=16, channels=(8, 8, 8), noise_dim=4)
 TOKENIZER = Tokenizer.learn(["red circle star"], min_count=1)
+SETTINGS = TrainConfig(**dataclasses.asdict(CONFIG))
 
 
 def weights(**changes) -> dict:
@@ -44,34 +44,60 @@ def other_weights() -> dict:
 
 def run_state() -> dict:
     """A training checkpoint, as train.py writes it."""
-    model, encoder = TextToImageModel(CONFIG, TOKENIZER), LatentEncoder(4)
-    optimizers = make_optimizers([model, encoder])
-    for parameter in (*model.parameters(), *encoder.parameters()):
+    model, posterior = TextToImageModel(CONFIG, TOKENIZER), PosteriorEncoder(4)
+    optimizers = make_optimizers([model, posterior], SETTINGS)
+    for parameter in (*model.parameters(), *posterior.parameters()):
         parameter.grad = torch.ones_like(parameter)
     for optimizer in optimizers:
         optimizer.step()
+    best = {"images": 64, "energy_score": 0.1, "weights": weights()}
+    line = {"images": 64, "split": "train", "lr": 1e-3}
     return {
-        "config": dataclasses.asdict(train.TrainConfig()), "data": {"train": "a"},
-        "images_seen": 64, "start": 0, "seconds": 1.5, "sums": {"regression_loss": [0.5]},
-        "metrics": [{"images": 64, "split": "train", "lr": 1e-3}],
-        "model": model.state_dict(), "ema": weights(), "encoder": encoder.state_dict(),
+        "config": dataclasses.asdict(SETTINGS), "data": {"train": "a"},
+        **vars(Progress(64, 0, 0, 1.5, {"regression_loss": [0.5]}, [line], best)),
+        "model": model.state_dict(), "ema": weights(), "posterior": posterior.state_dict(),
         "optimizers": [o.state_dict() for o in optimizers],
-        "best": {"images": 64, "energy_score": 0.1, "weights": weights()},
     }  # fmt: skip
+
+
+def old_run_state() -> dict:
+    """The same, as train.py wrote it when the posterior was called an encoder, half way through
+    the small images."""
+    state = run_state()
+    names = {"posterior": "encoder", "unlogged": "sums"}
+    state = {names.get(n, n): value for n, value in state.items() if n != "halvings"}
+    later = {f.name for cls in (Recipe, ModelConfig) for f in dataclasses.fields(cls)} - {
+        "images", "batch_size", "lr", "seed", "augment", "flip", "shuffle_tags", "min_count",
+        "precision", "word_dropout", "caption_dropout", "image_size", "text_encoder", "noise_dim",
+    }  # fmt: skip
+    state["config"] = {n: v for n, v in state["config"].items() if n not in later}
+    state["config"] |= {"latent": 7e-4, "sharpen": 3.0}
+    state["sums"], state["best"] = {"sharpness_loss": [0.5], "latent_loss": [9.0]}, {}
+    state["metrics"] = [{"images": 64, "split": "train", "flow_loss": 1.0}]
+    state["data"] = {"train": "a", "validation": "of before the scenes had a split for tests"}
+    for part in ("model", "ema"):
+        extra = state[part].pop("_extra_state")
+        old = {n: v for n, v in extra["config"].items() if n in (
+            "image_size", "text_encoder", "text_dim", "max_tokens", "num_heads", "noise_dim",
+            "channels")}  # fmt: skip
+        old |= {"sharpness": 3.0, "halvings": 1}
+        state[part] = {n.replace("prior.", "flow."): v for n, v in state[part].items()}
+        state[part]["_extra_state"] = {"config": old, "tokenizer": extra["tokenizer"]}
+    return state
 
 
 def use(path: Path) -> None:
     """All that the scripts read of a file."""
     state = checkpoint.load(path)
-    checkpoint.progress(state)
+    checkpoint.progress_line(state)
     if "images_seen" in state:
         folder = path.with_name("run")
         folder.mkdir(exist_ok=True)
         shutil.copy(path, folder / "checkpoint.pth")
-        state = runs.resume(train.TrainConfig(), folder, {"train": "a"})
-        runs.networks_of(state, path, "cpu")
+        state = checkpoint.resume(SETTINGS, folder, {"train": "a"})
+        checkpoint.networks_of(state, path, SETTINGS, torch.device("cpu"))
     checkpoint.model_of(state, path).draw(["red"], [0])
-    evaluate.trained_with(state, path, evaluate.EvaluateConfig())
+    evaluate.trained_with(state, path, EvaluateConfig())
 
 
 def test_a_flipped_byte_is_noticed_and_the_checkpoint_before_is_used(tmp_path, capsys):
@@ -95,6 +121,65 @@ def test_where_both_are_damaged_one_sentence_says_so(tmp_path):
     with pytest.raises(UserError, match="is damaged.*; so is .*--keep-every") as error:
         checkpoint.load(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("odd", [Path("x"), {1, 2}, torch.ones(2).int(), torch.ones(1).expand(9)])
+def test_what_could_not_be_read_back_is_not_written(tmp_path, odd):
+    path = tmp_path / "checkpoint.pth"
+    checkpoint.save({"number": 1}, path)
+    with pytest.raises(ValueError, match="checkpoint.pth could not be read back"):
+        checkpoint.save({"number": 2, "odd": odd}, path)
+    assert checkpoint.load(path) == {"number": 1} and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_model_is_loaded_from_a_path_that_is_a_text(tmp_path):
+    torch.save(weights(), tmp_path / "weights.pth")
+    model = checkpoint.load_model(str(tmp_path / "weights.pth"))
+    expected = checkpoint.load_model(tmp_path / "weights.pth")
+    assert torch.equal(model.draw(["red"], [0]), expected.draw(["red"], [0]))
+
+
+def test_a_run_of_the_version_before_goes_on(tmp_path):
+    torch.save(old_run_state(), tmp_path / "checkpoint.pth")
+    assert checkpoint.load_model(tmp_path / "checkpoint.pth").halvings == 1
+    state = checkpoint.resume(SETTINGS, tmp_path, {"train": "a", "validation": "b"})
+    assert state["halvings"] == 1 and state["unlogged"] == {"swd_loss": [0.5], "kl_loss": [9.0]}
+    assert state["metrics"] == [{"images": 64, "split": "train", "prior_loss": 1.0}]
+    cpu = torch.device("cpu")
+    networks, optimizers = checkpoint.networks_of(state, tmp_path / "x", SETTINGS, cpu)
+    assert networks.model.config == CONFIG and all(o.state for o in optimizers)
+    with pytest.raises(UserError, match="--set kl_weight was 0.0007, is 0.1"):
+        checkpoint.resume(dataclasses.replace(SETTINGS, kl_weight=0.1), tmp_path, {"train": "a"})
+
+
+def test_new_augmentations_start_at_nothing_in_weights_that_do_not_know_them(tmp_path):
+    config = dataclasses.replace(CONFIG, augmentation_dim=CONFIG.augmentation_dim - 1)
+    old = TextToImageModel(config, TOKENIZER)
+    torch.save(old.state_dict(), tmp_path / "old.pth")
+    settings = dataclasses.replace(SETTINGS, init_from=str(tmp_path / "old.pth"))
+    new = checkpoint.build_model(checkpoint.first_weights(settings, ["red"]), tmp_path / "new")
+    assert new.config.augmentation_dim == CONFIG.augmentation_dim
+    assert torch.equal(new.condition.weight[:, :-1], old.condition.weight)
+    assert not new.condition.weight[:, -1].any()
+    torch.testing.assert_close(new.draw(["red"], [0]), old.draw(["red"], [0]))
+
+
+def test_the_record_of_a_run_keeps_its_first_start_and_adds_later_ones(tmp_path):
+    starts = [({"commit": "one"}, 0, {}), ({"commit": "two"}, 64, {"sample_every": 7}),
+              ({"commit": "three"}, 96, {"sample_every": 7})]  # fmt: skip
+    for about, seen, changes in starts:
+        config = dataclasses.replace(SETTINGS, **changes)
+        checkpoint.write_record(tmp_path, about, config, CONFIG, seen)
+    record = checkpoint.read_record(tmp_path)
+    assert record["commit"] == "one" and record["train"]["sample_every"] == 10_000
+    assert record["resumed"] == [
+        {"commit": "two", "images_seen": 64, "changed": {"sample_every": 7}},
+        {"commit": "three", "images_seen": 96, "changed": {}},
+    ]
+    assert checkpoint.settings_of(record)["sample_every"] == 7
+    (tmp_path / "config.json").write_text("[]")
+    checkpoint.write_record(tmp_path, {"commit": "four"}, SETTINGS, CONFIG, 96)
+    assert checkpoint.read_record(tmp_path)["commit"] == "four"
 
 
 def test_going_on_after_damage_keeps_the_good_checkpoint(tmp_path, capsys):
@@ -125,10 +210,10 @@ def test_a_run_goes_on_where_only_the_checkpoint_before_is_left(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     Path("results/run").mkdir(parents=True)
     torch.save(run_state(), "results/run/checkpoint.previous.pth")
-    path = checkpoint.newest_checkpoint()
+    path = checkpoint.newest_run()
     assert path == Path("results/run/checkpoint.pth")
     assert checkpoint.load(path)["images_seen"] == 64  # for drawing
-    assert runs.resume(train.TrainConfig(), path.parent, {"train": "a"})["images_seen"] == 64
+    assert checkpoint.resume(SETTINGS, path.parent, {"train": "a"})["images_seen"] == 64
     assert path.exists()
 
 
@@ -141,16 +226,18 @@ def test_what_train_writes_is_what_is_checked(tmp_path):
     "name, value",
     [
         ("config", {}), ("config", {"images": "x"}), ("images_seen", "64"), ("images_seen", -1),
-        ("start", 65), ("seconds", None), ("sums", {"regression_loss": "x"}), ("sums", {"x": 1}),
-        ("sums", {"x": []}), ("sums", {"x": (1.0,)}), ("metrics", [1]), ("metrics", [{}]),
+        ("start", 65), ("halvings", 2), ("halvings", -1), ("halvings", "1"), ("seconds", None),
+        ("unlogged", {"regression_loss": "x"}), ("unlogged", {"x": 1}),
+        ("unlogged", {"x": []}), ("unlogged", {"x": (1.0,)}), ("metrics", [1]), ("metrics", [{}]),
         ("metrics", [{"images": 64, "split": 3}]),
         ("metrics", [{"images": torch.ones(3), "split": "train"}]), ("best", {"images": 3}),
         ("best", {"images": 3, "energy_score": 1.0, "weights": 0}), ("model", {}), ("model", 7),
-        ("encoder", {}), ("encoder", {"out.bias": 1}), ("optimizers", []), ("optimizers", [{}, {}]),
-        ("optimizers", 7), ("surprise", 1), ("seconds", 1e300), ("sums", {1: [1.0]}),
+        ("posterior", {}), ("posterior", {"out.bias": 1}), ("optimizers", []),
+        ("optimizers", [{}, {}]),
+        ("optimizers", 7), ("surprise", 1), ("seconds", 1e300), ("unlogged", {1: [1.0]}),
         ("best", torch.ones(3)), ("metrics", [{"images": 64, "split": "train", (1, 2): 3}]),
         ("ema", other_weights()), ("one\ntwo\033[31m", 1), ("data", "x"),
-        ("config", dataclasses.asdict(train.TrainConfig()) | {"lr": torch.ones(3)}),
+        ("config", dataclasses.asdict(SETTINGS) | {"lr": torch.ones(3)}),
     ],
 )  # fmt: skip
 def test_a_training_checkpoint_with_wrong_content_is_refused(tmp_path, name, value):
@@ -160,7 +247,7 @@ def test_a_training_checkpoint_with_wrong_content_is_refused(tmp_path, name, val
     assert str(error.value).isprintable()
 
 
-@pytest.mark.parametrize("name", sorted(runs.STATE.keys() - {"images_seen"}))  # else: weights
+@pytest.mark.parametrize("name", sorted(checkpoint.STATE.keys() - {"images_seen"}))  # else: weights
 def test_a_training_checkpoint_with_something_missing_is_refused(tmp_path, name):
     state = run_state()
     del state[name]
@@ -209,22 +296,22 @@ def billions() -> dict:
         (huge, "is damaged"),
         (all_huge, "is damaged"),
         (billions, "is damaged"),
-        (lambda: weights(image_size=[[["a"]]]), "image_size has the wrong type"),
+        (lambda: weights(image_size=[[["a"]]]), "--image-size takes a whole number"),
         (lambda: weights(halvings=10**9), "halvings must be between"),
         (lambda: weights(text_dim=10**4), "has the shape"),
         (lambda: weights(text_dim=10**9), "does not fit"),
         (lambda: weights(channels=[10**9] * 3), "does not fit"),
-        (lambda: weights(num_heads=4.0), "num_heads has the wrong type"),
+        (lambda: weights(num_heads=4.0), "num_heads takes a whole number"),
         (lambda: weights(num_heads=-4), "does not fit"),
-        (lambda: weights(max_tokens=2.5), "max_tokens has the wrong type"),
+        (lambda: weights(max_tokens=2.5), "max_tokens takes a whole number"),
         (lambda: {"ema": 7}, "no weights of this project"),
         (lambda: {"best": 7, "ema": weights()["_extra_state"]}, "no weights of this project"),
         (lambda: weights() | {1: 2}, "does not fit"),
         (lambda: weights(num_heads=0), "does not fit"),
         (lambda: weights(channels="../../etc/passwd"), "does not fit"),
-        (lambda: weights(text_encoder="../../etc/passwd"), "text_encoder must be one of"),
-        (lambda: weights(image_size="64"), "image_size has the wrong type"),
-        (lambda: weights(sharpness=float("nan")), "sharpness > 0"),
+        (lambda: weights(text_encoder="../../etc/passwd"), "text_encoder is one of"),
+        (lambda: weights(image_size="64"), "--image-size takes a whole number"),
+        (lambda: weights(mask_scale=float("nan")), "mask_scale must be"),
         (lambda: weights(surprise=1), "unexpected keyword"),
         (lambda: weights() | {"to_layers.bias": torch.full((42,), torch.nan)}, "no numbers"),
         (lambda: weights() | {"to_layers.bias": torch.ones(42).long()}, "no tensor of floats"),

@@ -14,7 +14,6 @@ from PIL import Image
 from dataset import CaptionedImages
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "emoji_dataset.py"
-TONES = ("1F3FB", "1F3FF")
 
 
 def write_package(folder: Path, name: str, files: dict[str, bytes]) -> None:
@@ -28,45 +27,42 @@ def write_package(folder: Path, name: str, files: dict[str, bytes]) -> None:
 @pytest.fixture
 def packages(tmp_path) -> Path:
     """120 emoji, two skin tones each, with the variation selector in one of the packages only."""
-    emoji, folder = [], tmp_path / "packages"
-    folder.mkdir()
-    for i in range(120):
-        code = f"{0x1F400 + i:X}"
-        skins = [
-            {"label": f"thing {i}: tone {t}", "hexcode": f"{code}-{t}", "tags": []} for t in TONES
-        ]
-        skins[1]["hexcode"] = f"1F9D1-{code}-1F3FF"  # as of couples, whose parts have the tones
+    codes = [f"{0x1F400 + i:X}" for i in range(120)]
+    tones = {c: (f"{c}-1F3FB", f"1F9D1-{c}-1F3FF") for c in codes}  # couples tell it of each part
+    emoji = []
+    for i, code in enumerate(codes):
+        skins = [{"label": f"thing {i}: tone {tone[-5:]}", "hexcode": tone, "tags": []}
+                 for tone in tones[code]]  # fmt: skip
         emoji.append({"label": f"thing: {i}", "hexcode": code, "tags": ["a", "b"], "skins": skins})
+    folder = tmp_path / "packages"
+    folder.mkdir()
     write_package(folder, "emojibase-data", {"package/en/data.json": json.dumps(emoji).encode()})
     for kind, selector in (("google", "-fe0f"), ("twitter", "")):
-        files = {}
-        for i in range(120):
-            code = f"{0x1F400 + i:x}"
-            for name in (f"{code}{selector}.png", f"{code}-1f3fb.png", f"1f9d1-{code}-1f3ff.png"):
+        files = {"64/1f9ff.png": b"has no name"}
+        for i, code in enumerate(codes):
+            for name in (code + selector, *tones[code]):
                 png = io.BytesIO()
                 Image.new("RGBA", (64, 64), (i, i, 0, 255)).save(png, "PNG")
-                files[f"package/img/{kind}/64/{name}"] = png.getvalue()
-                files[f"package/img/{kind}/sheets/{name}"] = b"no picture of an emoji"
-        files[f"package/img/{kind}/64/1f9ff.png"] = b"has no name"
+                files[f"64/{name.lower()}.png"] = png.getvalue()
+                files[f"sheets/{name.lower()}.png"] = b"no picture of an emoji"
+        files = {f"package/img/{kind}/{name}": data for name, data in files.items()}
         write_package(folder, f"emoji-datasource-{kind}", files)
     return folder
 
 
 def run(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True
-    )
+    command = [sys.executable, SCRIPT, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 def test_the_collection_holds_names_styles_and_what_training_must_not_see(packages, tmp_path):
     out = tmp_path / "emoji"
     assert "720 pictures" in run(packages, out).stdout
     rows = [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
-    by_name = {row["file_name"]: row for row in rows}
-    assert by_name["noto/1f400-fe0f.png"]["text"] == [
-        "thing, 0, noto style", "thing, 0 (a, b), noto style"
-    ]  # fmt: skip
-    assert by_name["twemoji/1f401-1f3fb.png"]["text"][0] == "thing 1, tone 1F3FB, twemoji style"
+    texts = {row["file_name"]: row["text"] for row in rows}
+    plain = ["thing, 0, noto style", "thing, 0 (a, b), noto style"]
+    assert texts["noto/1f400-fe0f.png"] == plain
+    assert texts["twemoji/1f401-1f3fb.png"][0] == "thing 1, tone 1F3FB, twemoji style"
 
     splits, bases = defaultdict(dict), defaultdict(set)
     for row in rows:
@@ -75,17 +71,15 @@ def test_the_collection_holds_names_styles_and_what_training_must_not_see(packag
         splits[code][style] = row["split"]
         bases[code.removeprefix("1f9d1-")[:5]].add(row["split"])
     for both in splits.values():  # a combination held out has its twin in training
-        assert sorted(both.values()) in (
-            ["train"] * 2, ["test"] * 2, ["train", "validation"]
-        )  # fmt: skip
+        assert " ".join(sorted(both.values())) in ("train train", "test test", "train validation")
     held_out = [s for both in splits.values() for s, split in both.items() if split == "validation"]
     assert set(held_out) == {"noto", "twemoji"}
     tests = [found for found in bases.values() if "test" in found]
     assert tests and all(found == {"test"} for found in tests)  # with all their tones
 
     dataset = CaptionedImages(out, image_size=32, cache_dir=tmp_path / "cache", show_progress=False)
-    assert len(dataset.other_split("validation")) == len(held_out)
-    assert len(dataset) + len(held_out) + len(dataset.other_split("test")) == 720
+    sizes = [len(dataset.other_split(split)) for split in ("train", "validation", "test")]
+    assert sizes[1] == len(held_out) and sum(sizes) == 720
     assert "CC-BY 4.0" in (out / "LICENSES.txt").read_text()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from command_line import UserError
+from config import UserError
 from files import locked, previous, write_text, write_whole
 
 FULL = Path("/dev/full")  # a file on a disk without space left

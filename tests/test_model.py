@@ -1,4 +1,4 @@
-"""Protects the model: what decides a picture, what does not, and the file contract."""
+"""Protects the model: what decides an image, what does not, and the file contract."""
 
 import io
 import itertools
@@ -11,15 +11,13 @@ from PIL import Image
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from config import AUGMENTATIONS, ModelConfig
 from model import (
-    AUGMENTATION_DIM,
-    NUM_LAYERS,
     BidirectionalLSTM,
-    ModelConfig,
     MultiHeadSelfAttention,
     TextToImageModel,
     attend,
-    compose,
+    composite,
     from_uint8,
     to_uint8,
 )
@@ -27,6 +25,7 @@ from tokenizer import PAD, Tokenizer
 
 CAPTIONS = ["a red circle", "a blue star at the left of a big green ring", "red", ""]
 TOKENIZER = Tokenizer.learn(CAPTIONS, min_count=1)
+NUM_LAYERS = ModelConfig().num_layers
 
 
 def small_model(seed: int = 0, **settings) -> TextToImageModel:
@@ -34,7 +33,7 @@ def small_model(seed: int = 0, **settings) -> TextToImageModel:
     small = {"image_size": 32, "text_dim": 32, "noise_dim": 16, "channels": (16, 16, 8)}
     model = TextToImageModel(ModelConfig(**(small | settings)), TOKENIZER)
     for name, parameter in model.named_parameters():  # so that none of them starts at nothing
-        scale = 0.01 if name.startswith("flow") else 0.05  # latents of about the size of the noise
+        scale = 0.01 if name.startswith("prior") else 0.05  # latents of about the size of the noise
         parameter.data += scale * torch.randn_like(parameter)
     with torch.no_grad():
         model.text_encoder.embedding.weight[PAD] = 0
@@ -42,15 +41,15 @@ def small_model(seed: int = 0, **settings) -> TextToImageModel:
 
 
 @pytest.mark.parametrize("image_size", [32, 64, 128, 256])
-def test_pictures_have_the_configured_size(image_size):
+def test_images_have_the_configured_size(image_size):
     model = small_model(image_size=image_size, channels=(8,) * 6)
-    pictures = model(model.tokenize(CAPTIONS), torch.randn(4, 16))
-    assert pictures.shape == (4, 3, image_size, image_size) and pictures.dtype == torch.float32
+    images = model(model.tokenize(CAPTIONS), torch.randn(4, 16))
+    assert images.shape == (4, 3, image_size, image_size) and images.dtype == torch.float32
     assert model.draw(CAPTIONS, [0, 1, 2, 3]).abs().max() <= 1
 
 
 @pytest.mark.parametrize("text_encoder", ["lstm", "attention", "both"])
-def test_padding_does_not_change_the_picture(text_encoder):
+def test_padding_does_not_change_the_image(text_encoder):
     model = small_model(text_encoder=text_encoder)
     tokens, noise = model.tokenize(["a red circle"]), torch.randn(1, 16)
     padded = torch.cat([tokens, torch.full((1, 9), PAD)], dim=1)
@@ -66,25 +65,25 @@ def test_batch_of_four_equals_four_batches_of_one_whatever_the_order():
     torch.testing.assert_close(together, reversed_, atol=1e-5, rtol=0)
 
 
-def test_prompt_word_order_and_seed_each_change_the_picture():
+def test_prompt_word_order_and_seed_each_change_the_image():
     model = small_model()
-    pictures = model.draw(["red circle", "circle red", "red circle", "red star"], [0, 0, 1, 0])
-    for other in pictures[1:]:
-        assert (pictures[0] - other).abs().max() > 1e-3
+    images = model.draw(["red circle", "circle red", "red circle", "red star"], [0, 0, 1, 0])
+    for other in images[1:]:
+        assert (images[0] - other).abs().max() > 1e-3
 
 
-def test_without_noise_every_seed_gives_the_same_picture():
-    pictures = small_model(noise_dim=0).draw(["a red circle"] * 2, [0, 1])
-    torch.testing.assert_close(pictures[0], pictures[1], atol=1e-6, rtol=0)
+def test_without_noise_every_seed_gives_the_same_image():
+    images = small_model(noise_dim=0).draw(["a red circle"] * 2, [0, 1])
+    torch.testing.assert_close(images[0], images[1], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("text_encoder", ["lstm", "attention", "both"])
 def test_gradient_reaches_every_parameter(text_encoder):
     model = small_model(text_encoder=text_encoder)
     text = model.encode(model.tokenize(CAPTIONS))
-    latent = model.flow(torch.randn(4, 16), text.caption)
-    layers, _ = model.decode(text, latent, torch.randn(4, AUGMENTATION_DIM))
-    compose(layers, sharpness=1).square().sum().backward()
+    latent = model.prior(torch.randn(4, 16), text.pooled)
+    layers, _ = model.decode(text, latent, torch.randn(4, len(AUGMENTATIONS)))
+    composite(layers, mask_scale=1).square().sum().backward()
     without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
 
@@ -97,17 +96,18 @@ def test_a_fresh_model_passes_gradients_everywhere_but_behind_its_zeros():
 
 
 @pytest.mark.parametrize("halvings", [0, 1, 2])
-def test_a_model_that_halves_its_pictures_enlarges_what_it_draws(halvings):
+def test_a_model_that_halves_its_images_enlarges_what_it_draws(halvings):
     settings = {"image_size": 64, "channels": (16, 16, 8, 8)}
-    model = small_model(**settings, halvings=halvings)
+    model = small_model(**settings)
+    model.halvings = halvings
     layers, _ = model.decode(model.encode(model.tokenize(CAPTIONS)), torch.zeros(4, 16))
-    small = compose(layers, sharpness=1)
+    small = composite(layers, mask_scale=1)
     assert small.shape == (4, 3, 64 >> halvings, 64 >> halvings)
-    guess = model.guess(model.tokenize(CAPTIONS))
-    assert guess.shape == model.draw(CAPTIONS, [0] * 4).shape == (4, 3, 64, 64)
-    torch.testing.assert_close(guess.mean(dim=(2, 3)), small.mean(dim=(2, 3)))
+    mean = model.predict_mean(model.tokenize(CAPTIONS))
+    assert mean.shape == model.draw(CAPTIONS, [0] * 4).shape == (4, 3, 64, 64)
+    torch.testing.assert_close(mean.mean(dim=(2, 3)), small.mean(dim=(2, 3)))
     full = small_model(**settings)  # of the same weights
-    assert torch.equal(guess, full.guess(full.tokenize(CAPTIONS))) == (halvings == 0)
+    assert torch.equal(mean, full.predict_mean(full.tokenize(CAPTIONS))) == (halvings == 0)
 
 
 def test_self_attention_equals_torch_multihead_attention():
@@ -145,8 +145,8 @@ def test_attention_weights_sum_to_one_over_words_and_ignore_padding():
 def test_attention_weights_come_only_when_asked_for_and_change_nothing():
     model = small_model()
     tokens, noise = model.tokenize(CAPTIONS), torch.randn(4, 16)
-    pictures, weights = model(tokens, noise, return_attention=True)
-    torch.testing.assert_close(pictures, model(tokens, noise))
+    images, weights = model(tokens, noise, return_attention=True)
+    torch.testing.assert_close(images, model(tokens, noise))
     length = tokens.shape[1]
     assert {name: tuple(w.shape) for name, w in weights.items()} == {
         "self": (4, 4, length, length),
@@ -159,8 +159,8 @@ def test_zero_augmentation_is_the_default():
     model = small_model()
     text, latent = model.encode(model.tokenize(CAPTIONS)), torch.randn(4, 16)
     layers, _ = model.decode(text, latent)
-    unchanged, _ = model.decode(text, latent, torch.zeros(4, AUGMENTATION_DIM))
-    changed, _ = model.decode(text, latent, torch.ones(4, AUGMENTATION_DIM))
+    unchanged, _ = model.decode(text, latent, torch.zeros(4, len(AUGMENTATIONS)))
+    changed, _ = model.decode(text, latent, torch.ones(4, len(AUGMENTATIONS)))
     torch.testing.assert_close(layers, unchanged)
     assert (layers - changed).abs().max() > 1e-3
 
@@ -169,23 +169,23 @@ def test_zero_augmentation_is_the_default():
 def test_noise_becomes_a_latent_in_the_flow_and_none_is_far_out(shift):
     model = small_model()
     with torch.no_grad():
-        model.flow.couplings[0].net[-1].bias.fill_(shift)
+        model.prior.couplings[0].net[-1].bias.fill_(shift)
     noise = 0.85 * torch.randn(1, 16, generator=torch.Generator().manual_seed(3))
     text = model.encode(model.tokenize(CAPTIONS[:1]))
-    latent = model.flow(noise, text.caption).clamp(-3, 3)
+    latent = model.prior(noise, text.pooled).clamp(-3, 3)
     assert not torch.allclose(latent, noise)
-    expected = compose(model.decode(text, latent)[0], model.config.sharpness).clamp(-1, 1)
+    expected = composite(model.decode(text, latent)[0], model.config.mask_scale).clamp(-1, 1)
     torch.testing.assert_close(model.draw(CAPTIONS[:1], [3]), expected)
 
 
 def test_layers_are_composed_as_a_loop_over_pixels_does_it():
     layers = torch.randn(2, 7, NUM_LAYERS, 2, 3, generator=torch.Generator().manual_seed(0))
-    pictures = compose(layers, sharpness=1.5)
+    images = composite(layers, mask_scale=1.5)
     for y, x in itertools.product(range(4), range(6)):
         here = layers[:, :, :, y // 2, x // 2]  # (B, 7, K)
         mask = (1.5 * here[:, 3 + 2 * (y % 2) + x % 2]).softmax(dim=1)
         expected = sum(here[:, :3, k] * mask[:, k, None] for k in range(NUM_LAYERS))
-        torch.testing.assert_close(pictures[:, :, y, x], expected)
+        torch.testing.assert_close(images[:, :, y, x], expected)
 
 
 def test_sharp_masks_choose_the_layer_that_soft_ones_lean_to():
@@ -193,7 +193,7 @@ def test_sharp_masks_choose_the_layer_that_soft_ones_lean_to():
     layers[:, :3, 0], layers[:, :3, 1] = 1, -1  # a white and a black layer, the others gray
     layers[:, 3:, :2] = 10  # both of them, and nothing else
     layers[:, 3:, 0, 1] += 1  # the second row leans to white
-    soft, sharp = compose(layers, sharpness=1), compose(layers, sharpness=4)
+    soft, sharp = composite(layers, mask_scale=1), composite(layers, mask_scale=4)
     torch.testing.assert_close(soft[:, :, :2], torch.zeros(1, 3, 2, 8), atol=1e-3, rtol=0)
     torch.testing.assert_close(sharp[:, :, :2], torch.zeros(1, 3, 2, 8), atol=1e-3, rtol=0)
     expected = torch.full((1, 3, 2, 8), math.tanh(0.5))  # softmax of two is a tanh
@@ -210,11 +210,11 @@ def test_every_pixel_is_a_mixture_of_the_colours_of_layers():
         model.to_layers.weight.zero_()
         masks.zero_()
         masks[1, 2] = 100.0  # at every second pixel of every second row the third layer covers all
-        picture = model(model.tokenize(CAPTIONS[:1]), torch.zeros(1, 16))[0]  # (3, H, W)
+        image = model(model.tokenize(CAPTIONS[:1]), torch.zeros(1, 16))[0]  # (3, H, W)
     mean, third = colours.mean(dim=1), colours[:, 2]
-    torch.testing.assert_close(picture[:, 0::2, 0::2], mean[:, None, None].expand(3, 16, 16))
-    torch.testing.assert_close(picture[:, 0::2, 1::2], third[:, None, None].expand(3, 16, 16))
-    torch.testing.assert_close(picture[:, 1::2, 1::2], mean[:, None, None].expand(3, 16, 16))
+    torch.testing.assert_close(image[:, 0::2, 0::2], mean[:, None, None].expand(3, 16, 16))
+    torch.testing.assert_close(image[:, 0::2, 1::2], third[:, None, None].expand(3, 16, 16))
+    torch.testing.assert_close(image[:, 1::2, 1::2], mean[:, None, None].expand(3, 16, 16))
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_every_pixel_is_a_mixture_of_the_colours_of_layers():
         {},
         {"image_size": 64, "channels": (16, 8, 8, 8), "noise_dim": 3},
         {"text_encoder": "attention", "num_heads": 2, "text_dim": 16},
-        {"text_encoder": "lstm", "noise_dim": 0, "halvings": 1},
+        {"text_encoder": "lstm", "noise_dim": 0},
     ],
 )
 def test_a_bare_model_loads_any_configuration_and_draws_the_same(settings):
@@ -260,7 +260,7 @@ def test_loading_keeps_the_training_mode():
         assert all(module.training == training for module in model.modules())
 
 
-def test_generate_gives_one_picture_or_a_list():
+def test_generate_gives_one_image_or_a_list():
     model = small_model()
     single = model.generate("a red circle", seed=3)
     assert isinstance(single, Image.Image) and single.size == (32, 32) and single.mode == "RGB"
@@ -284,14 +284,67 @@ def test_generate_refuses_seeds_that_mean_nothing(seed, n):
         {"num_heads": 5},
         {"noise_dim": -1},
         {"channels": (8,)},
-        {"halvings": -1},
-        {"halvings": 3},
-        {"halvings": 2, "image_size": 32},
+        {"channels": (8.5,) * 4},
+        {"mask_scale": 0.0},
+        {"text_dim": 7},
     ],
 )
 def test_configurations_that_cannot_work_are_refused(settings):
     with pytest.raises(ValueError):
         ModelConfig(**settings)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_of_half_precision_draws_nearly_the_same(dtype):
+    model = small_model()
+    exact = model.draw(CAPTIONS, [0, 1, 2, 3])
+    assert (model.to(dtype).draw(CAPTIONS, [0, 1, 2, 3]) - exact).abs().max() < 0.1
+    assert isinstance(model.generate("a red circle"), Image.Image)
+
+
+def test_seeds_of_numpy_are_seeds():
+    model = small_model()
+    seeds = np.arange(2, dtype=np.int64)
+    assert torch.equal(model.draw(["red"] * 2, seeds), model.draw(["red"] * 2, [0, 1]))
+    assert model.generate("red", seed=seeds[1]).tobytes() == model.generate("red", seed=1).tobytes()
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
+def test_prefixes_of_wrappers_are_taken_off(prefix):
+    model = small_model()
+    loaded = TextToImageModel()
+    loaded.load_state_dict({prefix + name: value for name, value in model.state_dict().items()})
+    assert torch.equal(loaded.eval().draw(CAPTIONS, [0] * 4), model.draw(CAPTIONS, [0] * 4))
+
+
+def test_weights_that_know_of_more_augmentations_can_be_loaded():
+    """As of a later version: the number of columns belongs to the file."""
+    model = small_model(augmentation_dim=len(AUGMENTATIONS) + 1)
+    loaded = TextToImageModel()
+    loaded.load_state_dict(model.state_dict())
+    assert torch.equal(loaded.eval().draw(CAPTIONS, [0] * 4), model.draw(CAPTIONS, [0] * 4))
+
+
+def test_weights_of_before_the_prior_was_called_so_draw_the_same():
+    model = small_model()
+    old = {name.replace("prior.", "flow."): value for name, value in model.state_dict().items()}
+    config = dict(old["_extra_state"]["config"])
+    for name in ("num_layers", "augmentation_dim", "prior_couplings", "prior_dim", "truncation",
+                 "max_latent"):  # fmt: skip
+        del config[name]
+    config |= {"sharpness": config.pop("mask_scale"), "halvings": 1}
+    old["_extra_state"] = old["_extra_state"] | {"config": config}
+    loaded = TextToImageModel()
+    loaded.load_state_dict(old)
+    model.halvings = 1
+    assert torch.equal(loaded.eval().draw(CAPTIONS, [0] * 4), model.draw(CAPTIONS, [0] * 4))
+    loaded.load_state_dict(model.state_dict())
+    assert loaded.halvings == 0  # is no part of the weights any more
+
+
+def test_a_checkpoint_of_training_is_told_from_weights_in_one_sentence():
+    with pytest.raises(ValueError, match=r"checkpoint of training.*checkpoint\.load_model\(path\)"):
+        TextToImageModel().load_state_dict({"model": {}, "ema": {}, "images_seen": 64})
 
 
 def test_uint8_and_back_is_exact():

@@ -4,14 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from config import Recipe
 from muon import NEWTON_SCHULZ, Muon, make_optimizers, orthogonalise
 
-
-@pytest.mark.parametrize("shape", [(8, 8), (8, 40), (40, 8)])
-def test_orthogonalised_matrices_have_singular_values_near_one(shape):
-    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    values = torch.linalg.svdvals(orthogonalise(matrix))
-    assert values.min() > 0.5 and values.max() < 1.3
+SETTINGS = {"lr": 0.02, "momentum": 0.95, "weight_decay": 0.01}
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 40), (40, 8)])
@@ -23,13 +19,8 @@ def test_steps_gathered_on_the_short_side_are_the_iteration_of_the_paper(shape):
         square = x @ x.T
         x = a * x + (b * square + c * square @ square) @ x
     assert torch.allclose(orthogonalise(matrix), x.float(), atol=1e-5)
-
-
-def test_orthogonalising_keeps_the_singular_vectors():
-    matrix = torch.randn(6, 20, generator=torch.Generator().manual_seed(0))
-    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
-    turned = u.T @ orthogonalise(matrix) @ v.T
-    assert (turned - turned.diag().diag()).abs().max() < 0.05 and turned.diag().min() > 0.5
+    values = torch.linalg.svdvals(x)
+    assert values.min() > 0.5 and values.max() < 1.3  # nearly orthogonal
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has no Muon before 2.9")
@@ -37,13 +28,11 @@ def test_orthogonalising_keeps_the_singular_vectors():
 def test_steps_are_those_of_torch(shape):
     rng = torch.Generator().manual_seed(0)
     ours, theirs = (nn.Parameter(torch.ones(shape)) for _ in range(2))
-    mine = Muon([ours], lr=0.02)
-    reference = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.01, momentum=0.95)
+    optimizers = Muon([ours], **SETTINGS), torch.optim.Muon([theirs], **SETTINGS)
     for _ in range(4):
-        ours.grad = torch.randn(shape, generator=rng)
-        theirs.grad = ours.grad.clone()
-        mine.step()
-        reference.step()
+        ours.grad = theirs.grad = torch.randn(shape, generator=rng)
+        for optimizer in optimizers:
+            optimizer.step()
     assert (ours - 1).abs().max() > 0.01
     assert torch.allclose(ours, theirs, atol=2e-3)  # bfloat16
 
@@ -55,13 +44,13 @@ def test_a_convolution_steps_like_the_matrix_of_its_patches():
     conv.grad = torch.randn(conv.shape, generator=rng)
     matrix.grad = conv.grad.permute(0, 2, 3, 1).reshape(6, 36)
     for p in (conv, matrix):
-        Muon([p], lr=0.1).step()
+        Muon([p], **SETTINGS).step()
     assert torch.equal(conv.permute(0, 2, 3, 1).reshape(6, 36), matrix)
 
 
 def test_every_parameter_has_one_optimizer_and_only_weights_of_layers_get_muon():
     network = nn.Sequential(nn.Embedding(5, 4), nn.LSTM(4, 4), nn.Linear(4, 3), nn.Conv2d(3, 2, 3))
-    adamw, muon = make_optimizers([network])
+    adamw, muon = make_optimizers([network], Recipe())
     steered = [p for o in (adamw, muon) for g in o.param_groups for p in g["params"]]
     assert sorted(map(id, steered)) == sorted(map(id, network.parameters()))
     assert [p.shape for p in muon.param_groups[0]["params"]] == [(3, 4), (2, 3, 3, 3)]

@@ -9,21 +9,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from kills import make_flags
 from PIL import Image
+from small import TINY, make_flags
 
 import checkpoint
 import generate
 import save_model
 import train
-from command_line import UserError
-from generate import GenerateConfig, file_name
-from model import ModelConfig, TextToImageModel
-from save_model import SaveConfig
+from config import GenerateConfig, ModelConfig, SaveConfig, TrainConfig, UserError
+from generate import file_name
+from model import TextToImageModel
 from tokenizer import Tokenizer
 
 ROOT = Path(__file__).parent.parent
-TINY = {"images": 32, "batch_size": 16, "image_size": 32, "precision": "float32"}
+
+
+def small_run(folder: Path, **settings) -> Path:
+    """A trained run of two steps."""
+    return train.main(TrainConfig(**TINY | {"data": str(folder), "images": 32} | settings))
 
 
 @pytest.fixture
@@ -53,10 +56,19 @@ def test_generate_writes_one_picture_for_each_prompt_and_seed(weights, capsys):
     assert "weights: weights.pth" in printed and "generated/star-seed6.png" in printed
 
 
-def test_output_with_a_picture_suffix_is_a_file_for_one_picture_and_a_folder_for_more(weights):
+def test_output_with_the_suffix_of_an_image_is_a_file_and_one_only(weights):
     assert generate.main(GenerateConfig(["red"], weights, output="a.png")) == [Path("a.png")]
-    several = generate.main(GenerateConfig(["red"], weights, n=2, output="b.png"))
-    assert [p.parent for p in several] == [Path("b.png")] * 2
+    several = {"model": weights, "n": 2, "output": "b.png"}
+    with pytest.raises(UserError, match="b.png is one file, but 2 images are drawn.*--grid"):
+        generate.main(GenerateConfig(["red"], **several))
+    assert generate.main(GenerateConfig(["red"], grid=True, **several)) == [Path("b.png")]
+    with pytest.raises(UserError, match="one.gif: images are written as .png, .jpg"):
+        generate.main(GenerateConfig(["red"], weights, output="one.gif"))
+    assert not Path("one.gif").exists()
+    for folder in ("v1.2", "b.gif"):
+        Path(folder).mkdir()
+        [path] = generate.main(GenerateConfig(["red"], weights, output=folder))
+        assert path.parent == Path(folder)
 
 
 def test_a_grid_is_one_sheet(weights):
@@ -164,16 +176,66 @@ def test_a_disk_that_fills_up_leaves_whole_pictures_lists_the_rest_and_can_be_go
     assert all(p.stat().st_mtime_ns == time for p, time in times.items())
 
 
-def test_the_newest_run_is_drawn_from_then_the_shipped_weights(picture_folder, monkeypatch):
-    assert checkpoint.find_weights("") == checkpoint.SHIPPED_WEIGHTS
-    first = train.main(train.TrainConfig(data=str(picture_folder), run="first", **TINY))
-    second = train.main(train.TrainConfig(data=str(picture_folder), run="second", **TINY))
-    assert checkpoint.find_weights("") == second / "checkpoint.pth"
+def test_the_newest_run_is_drawn_from_then_the_shipped_weights(image_folder):
+    assert checkpoint.choose_weights("") == (checkpoint.SHIPPED_WEIGHTS, "the shipped weights")
+    first, second = (small_run(image_folder, run=name) for name in ("first", "second"))
+    assert checkpoint.choose_weights("") == (second / "checkpoint.pth", "the newest run")
     assert checkpoint.find_weights(str(first)) == first / "checkpoint.pth"
 
 
-def test_an_exported_model_draws_what_its_run_draws_and_the_old_file_is_kept(picture_folder):
-    run = train.main(train.TrainConfig(data=str(picture_folder), **TINY))
+def test_a_smoke_run_is_drawn_from_when_named_or_when_there_is_nothing_else(
+    image_folder, monkeypatch, capsys
+):
+    smoke = small_run(image_folder, preset="smoke")
+    path, why = checkpoint.choose_weights("")
+    assert path == checkpoint.SHIPPED_WEIGHTS
+    assert why == "the shipped weights; for the smoke run, --model results/flags-smoke"
+    assert checkpoint.choose_weights(str(smoke)) == (smoke / "checkpoint.pth", "")
+    generate.main(GenerateConfig(["red"]))
+    assert f"weights: {path}, {why}" in capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "SHIPPED_WEIGHTS", Path("nowhere.pth"))
+        told = "a smoke run, as there is nothing else"
+        assert checkpoint.choose_weights("") == (smoke / "checkpoint.pth", told)
+    run = small_run(image_folder, run="whole")
+    os.utime(run / "checkpoint.pth", (0, 0))  # older than the smoke run
+    (run / "checkpoint.previous.pth").unlink(missing_ok=True)
+    assert checkpoint.find_weights("") == run / "checkpoint.pth"
+    small_run(image_folder, run="whole", preset="smoke", images=64)  # goes on as one
+    assert checkpoint.find_weights("") == checkpoint.SHIPPED_WEIGHTS
+
+
+def test_a_smoke_run_or_an_unfinished_one_is_exported_by_force_only(image_folder):
+    small_run(image_folder, preset="smoke")
+    with pytest.raises(UserError, match="is a smoke run, .*--force"):
+        save_model.main(SaveConfig(output="model.pth"))
+    save_model.main(SaveConfig(output="model.pth", force=True))
+    small_run(image_folder, images=96, run="half", stop_after=64)
+    with pytest.raises(UserError, match=r"64 of 96 images seen\) is not finished; --force"):
+        save_model.main(SaveConfig(output="model.pth"))
+    save_model.main(SaveConfig(output="model.pth", force=True))
+    small_run(image_folder, images=96, run="small", stop_after=16)
+    with pytest.raises(UserError, match="has learnt from small images only"):
+        save_model.main(SaveConfig(run="small", output="model.pth", force=True))
+
+
+def test_who_replaces_the_shipped_weights_is_told_how_to_get_them_back(
+    image_folder, monkeypatch, capsys
+):
+    small_run(image_folder)
+    shipped = Path("results_short/weights.pth").absolute()
+    monkeypatch.setattr(save_model, "SHIPPED_WEIGHTS", shipped)
+    save_model.main(SaveConfig(output=str(shipped)))
+    told = capsys.readouterr().out
+    assert "git checkout -- results_short/weights.pth" in told and "replaced" not in told
+    save_model.main(SaveConfig(output=str(shipped)))
+    assert "replaced what was there, which is now" in capsys.readouterr().out
+    save_model.main(SaveConfig(output="elsewhere.pth"))
+    assert "git checkout" not in capsys.readouterr().out
+
+
+def test_an_exported_model_draws_what_its_run_draws_and_the_old_file_is_kept(image_folder):
+    run = small_run(image_folder)
     Path("out").mkdir()
     output = Path("out/model.pth")
     output.write_bytes(b"older")
@@ -184,7 +246,7 @@ def test_an_exported_model_draws_what_its_run_draws_and_the_old_file_is_kept(pic
     exported, trained = checkpoint.load_model(output), checkpoint.load_model(run / "checkpoint.pth")
     prompts, seeds = ["red and then blue", ""], [0, 1]
     difference = (exported.draw(prompts, seeds) - trained.draw(prompts, seeds)).abs().max()
-    assert difference <= 2 / 255  # of -1..1, so 1/255 of the range of a picture
+    assert difference <= 2 / 255  # of -1..1, so 1/255 of the range of an image
 
 
 def test_weights_that_half_precision_would_change_stay_in_full(weights):
@@ -203,18 +265,14 @@ def test_a_folder_is_never_replaced_by_a_file(weights):
     assert Path("folder").is_dir()
 
 
-def test_how_far_a_run_is_stands_beside_its_weights(picture_folder, capsys):
-    settings = TINY | {"images": 64, "data": str(picture_folder), "stop_after": 32}
-    run = train.main(train.TrainConfig(**settings))
+def test_how_far_a_run_is_stands_beside_its_weights(image_folder, capsys):
+    run = small_run(image_folder, images=64, stop_after=48)
     generate.main(GenerateConfig(["red"]))
-    save_model.main(SaveConfig(output="model.pth"))
+    save_model.main(SaveConfig(output="model.pth", force=True))
     generate.main(GenerateConfig(["red"], "model.pth"))
     printed = capsys.readouterr().out
-    assert f"weights: {run / 'checkpoint.pth'} (32 of 64 images seen)" in printed
-    assert "(32 of 64 images seen) -> model.pth" in printed and "weights: model.pth\n" in printed
-    assert "before" not in printed
-    save_model.main(SaveConfig(output="model.pth"))
-    assert "the weights that were there before: model.previous.pth" in capsys.readouterr().out
+    assert f"weights: {run / 'checkpoint.pth'} (48 of 64 images seen), the newest run" in printed
+    assert "(48 of 64 images seen) -> model.pth" in printed and "weights: model.pth\n" in printed
 
 
 def test_words_beyond_the_limit_are_told(weights, capsys):
@@ -313,7 +371,9 @@ def test_a_picture_is_the_same_in_another_process(weights, tmp_path):
 
 
 def test_importing_any_module_has_no_side_effects(tmp_path):
-    modules = [path.stem for path in ROOT.glob("*.py")]
+    files = [*ROOT.glob("*.py"), *ROOT.glob("formats/*.py"), *ROOT.glob("evaluation/*.py")]
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files]
+    modules = [name.removesuffix(".__init__") for name in modules]
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); import torch;"
         "before = torch.get_rng_state();"

@@ -7,34 +7,33 @@ import os
 import shutil
 import signal
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from kills import make_flags
 from PIL import Image
+from small import TINY, make_flags
 
-import check
 import checkpoint
 import dataset
-import export
 import files
 import train
 from augment import augment
-from batches import hide_words, items_at, permutation, shuffle_tags
-from command_line import UserError, choose_precision, parse_flags
+from config import (
+    CheckConfig,
+    Recipe,
+    TrainConfig,
+    UserError,
+    choose_precision,
+)
+from dataset import hide_words, items_at, permutation, shuffle_tags
 from figures import save_loss_curves
+from formats import check_or_export
 from model import TextToImageModel, from_uint8, to_uint8
 from tokenizer import SPECIAL_TOKENS, Tokenizer
-from train import PRESETS, TrainConfig
 
-TINY = {
-    "images": 96,
-    "batch_size": 16,
-    "image_size": 32,
-    "sample_every": 48,
-    "precision": "float32",
-}
+ROOT = Path(__file__).parent.parent
 
 
 def tiny(folder, **settings) -> TrainConfig:
@@ -47,7 +46,7 @@ def weights_of(run, part: str = "model") -> dict[str, torch.Tensor]:
 
 
 def assert_same_bits(one, other) -> None:
-    for part in ("model", "ema", "encoder"):
+    for part in ("model", "ema", "posterior"):
         a, b = weights_of(one, part), weights_of(other, part)
         assert a.keys() == b.keys()
         assert [n for n in a if not torch.equal(a[n], b[n])] == []
@@ -58,8 +57,8 @@ def losses_of(run) -> list[dict]:
     return [{k: v for k, v in line.items() if "second" not in k} for line in lines]
 
 
-def test_a_run_leaves_all_that_it_promises(picture_folder):
-    run = train.main(tiny(picture_folder))
+def test_a_run_leaves_all_that_it_promises(image_folder):
+    run = train.main(tiny(image_folder))
     assert run.as_posix() == "results/flags"
     files = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file()}
     assert files == {
@@ -70,17 +69,18 @@ def test_a_run_leaves_all_that_it_promises(picture_folder):
     lines = losses_of(run)
     assert {line["split"] for line in lines} == {"train", "validation"}
     assert lines[-1]["images"] == 96 and lines[-1].keys() == {
-        "images", "split", "image_size", "regression_loss", "energy_score", "sharpness_loss",
+        "images", "split", "image_size", "regression_loss", "energy_score", "swd_loss",
         "edge_energy", "text_dependence", "noise_dependence",
     }  # fmt: skip
-    assert lines[-2].keys() >= {"regression_loss", "sharpness_loss", "latent_loss", "flow_loss"}
+    assert lines[-2].keys() >= {"regression_loss", "swd_loss", "kl_loss", "prior_loss"}
     config = json.loads((run / "config.json").read_text())
     assert config["train"]["batch_size"] == 16 and config["model"]["image_size"] == 32
-    assert config.keys() >= {"command", "commit", "hardware", "versions"}
+    assert config["train"]["grow_at"] == [0.2, 0.4]
+    assert config.keys() >= {"command", "commit", "hardware", "versions", "time", "precision"}
 
 
-def test_the_curves_of_a_run_are_drawn(picture_folder):
-    run = train.main(tiny(picture_folder))
+def test_the_curves_of_a_run_are_drawn(image_folder):
+    run = train.main(tiny(image_folder))
     lines = losses_of(run)
     save_loss_curves(run / "loss.png", lines)
     terms = {name for line in lines for name in line if name.endswith(("_loss", "_score"))}
@@ -92,30 +92,30 @@ def test_the_curves_of_a_run_are_drawn(picture_folder):
         assert (abs(panel - np.array([31, 119, 180])).sum(axis=2) < 30).sum() > 50
 
 
-def test_same_seed_same_bits_and_another_seed_others(picture_folder):
-    one, two = (train.main(tiny(picture_folder, run=name)) for name in ("one", "two"))
+def test_same_seed_same_bits_and_another_seed_others(image_folder):
+    one, two = (train.main(tiny(image_folder, run=name)) for name in ("one", "two"))
     assert_same_bits(one, two)
     assert losses_of(one) == losses_of(two)
-    other = weights_of(train.main(tiny(picture_folder, run="other", seed=1)))
+    other = weights_of(train.main(tiny(image_folder, run="other", seed=1)))
     assert any(not torch.equal(w, other[n]) for n, w in weights_of(one).items())
 
 
 @pytest.mark.parametrize(
-    "stop, settings", [(16, {}), (48, {"noise_dim": 0}), (64, {"sharpen": 0.0}), (64, {})]
+    "stop, settings", [(16, {}), (48, {"noise_dim": 0}), (64, {"swd_weight": 0.0}), (64, {})]
 )
-def test_stopping_and_resuming_equals_not_stopping_bit_for_bit(picture_folder, stop, settings):
-    whole = train.main(tiny(picture_folder, run="whole", **settings))
-    train.main(tiny(picture_folder, run="halves", stop_after=stop, **settings))
+def test_stopping_and_resuming_equals_not_stopping_bit_for_bit(image_folder, stop, settings):
+    whole = train.main(tiny(image_folder, run="whole", **settings))
+    train.main(tiny(image_folder, run="halves", stop_after=stop, **settings))
     assert checkpoint.load(whole.with_name("halves") / "checkpoint.pth")["images_seen"] == stop
-    halves = train.main(tiny(picture_folder, run="halves", **settings))
+    halves = train.main(tiny(image_folder, run="halves", **settings))
     assert_same_bits(whole, halves)
     assert losses_of(whole) == losses_of(halves)
 
 
-def test_pictures_that_are_decoded_each_time_give_the_same_bits_and_may_be_resumed(picture_folder):
-    cached = train.main(tiny(picture_folder, run="cached", noise_dim=0))
-    train.main(tiny(picture_folder, run="streamed", noise_dim=0, cache="off", stop_after=32))
-    streamed = train.main(tiny(picture_folder, run="streamed", noise_dim=0, cache="off"))
+def test_images_that_are_decoded_each_time_give_the_same_bits_and_may_be_resumed(image_folder):
+    cached = train.main(tiny(image_folder, run="cached", noise_dim=0))
+    train.main(tiny(image_folder, run="streamed", noise_dim=0, cache="off", stop_after=32))
+    streamed = train.main(tiny(image_folder, run="streamed", noise_dim=0, cache="off"))
     assert_same_bits(cached, streamed)
     assert losses_of(cached) == losses_of(streamed)
     lines = (streamed / "metrics.jsonl").read_text().splitlines()
@@ -123,83 +123,82 @@ def test_pictures_that_are_decoded_each_time_give_the_same_bits_and_may_be_resum
     assert all(0 < share < 1 for share in waited if share is not None)
 
 
-@pytest.mark.parametrize("kind", export.WRITERS)
-def test_every_layout_can_be_trained_on(picture_folder, tmp_path, kind):
-    config = check.CheckConfig(data=str(picture_folder), out=str(tmp_path / "out"), export=kind)
-    export.main(config)
+@pytest.mark.parametrize("kind", ["jsonl", "sidecar", "tar"])
+def test_every_layout_can_be_trained_on(image_folder, tmp_path, kind):
+    check_or_export(CheckConfig(data=str(image_folder), out=str(tmp_path / "out"), export=kind))
     run = train.main(tiny(tmp_path / "out", images=16, sample_every=16))
     assert checkpoint.load(run / "checkpoint.pth")["images_seen"] == 16
 
 
-def test_a_run_of_before_a_setting_was_there_goes_on_with_its_default(picture_folder):
-    run = train.main(tiny(picture_folder, stop_after=48))
+def test_a_run_of_before_a_setting_was_there_goes_on_with_its_default(image_folder):
+    run = train.main(tiny(image_folder, stop_after=48))
     state = checkpoint.load(run / "checkpoint.pth")
-    for name in ("shuffle_tags", "crop_boxes", "cache"):
+    for name in ("shuffle_tags", "crop_boxes", "cache", "swd_scales"):
         del state["config"][name]
     checkpoint.save(state, run / "checkpoint.pth")
     with pytest.raises(UserError, match="--shuffle-tags was False, is True"):
-        train.main(tiny(picture_folder, shuffle_tags=True))
-    train.main(tiny(picture_folder))
+        train.main(tiny(image_folder, shuffle_tags=True))
+    train.main(tiny(image_folder))
     assert checkpoint.load(run / "checkpoint.pth")["images_seen"] == 96
 
 
-def test_shuffled_tags_are_the_same_in_another_order(picture_folder):
+def test_shuffled_tags_are_the_same_in_another_order(image_folder):
     rng = torch.Generator().manual_seed(0)
     found = {shuffle_tags("1girl, red hair,sky", rng) for _ in range(50)}
     assert len(found) == 6 and "sky, 1girl, red hair" in found
-    data, model = train.open_data(tiny(picture_folder))[0], TextToImageModel()
+    data, model = train.open_data(tiny(image_folder))[0], TextToImageModel()
     batches = []
     for shuffle in (False, True):
-        config = tiny(picture_folder, shuffle_tags=shuffle, word_dropout=0.0, caption_dropout=0.0)
+        config = tiny(image_folder, shuffle_tags=shuffle, word_dropout=0.0, caption_dropout=0.0)
         data.collection.records = [
             r._replace(captions=("a, b, c",)) for r in data.collection.records
         ]
         model.tokenizer = Tokenizer(SPECIAL_TOKENS + ["a", "b", "c", ","])
-        batches.append(train.training_batch(data, model, config, 0)[1])
+        batches.append(train.training_batch(data, model, config, 0).tokens)
     assert len(batches[0].unique(dim=0)) == 1 < len(batches[1].unique(dim=0))
     assert torch.equal(batches[0].sort(dim=1)[0], batches[1].sort(dim=1)[0])
 
 
-def test_training_on_can_be_stopped_and_resumed_bit_for_bit(picture_folder):
+def test_training_on_can_be_stopped_and_resumed_bit_for_bit(image_folder):
     for name in ("whole", "halves"):
-        train.main(tiny(picture_folder, run=name))
-    whole = train.main(tiny(picture_folder, run="whole", images=192))
-    train.main(tiny(picture_folder, run="halves", images=192, stop_after=128))
-    halves = train.main(tiny(picture_folder, run="halves", images=192))
+        train.main(tiny(image_folder, run=name))
+    whole = train.main(tiny(image_folder, run="whole", images=192))
+    train.main(tiny(image_folder, run="halves", images=192, stop_after=128))
+    halves = train.main(tiny(image_folder, run="halves", images=192))
     assert_same_bits(whole, halves)
     assert losses_of(whole) == losses_of(halves)
 
 
 def test_a_stop_that_is_reached_changes_nothing_and_one_that_lies_behind_is_refused(
-    picture_folder, capsys
+    image_folder, capsys
 ):
-    folder = train.main(tiny(picture_folder, stop_after=48))
+    folder = train.main(tiny(image_folder, stop_after=48))
     before = (folder / "checkpoint.pth").read_bytes()
-    assert train.main(tiny(picture_folder, stop_after=48)) == folder
+    assert train.main(tiny(image_folder, stop_after=48)) == folder
     assert "as far as --stop-after 48 lets it go" in capsys.readouterr().out
     assert (folder / "checkpoint.pth").read_bytes() == before
     with pytest.raises(UserError, match="--stop-after 32 lies behind: 48 images are seen"):
-        train.main(tiny(picture_folder, stop_after=32))
+        train.main(tiny(image_folder, stop_after=32))
 
 
-def test_a_collection_too_small_to_learn_from_is_told(picture_folder, monkeypatch, capsys):
+def test_a_collection_too_small_to_learn_from_is_told(image_folder, monkeypatch, capsys):
     for few in (100, 1):
         monkeypatch.setattr(train, "FEW", few)
-        train.main(tiny(picture_folder, run=f"few-{few}", images=16))
+        train.main(tiny(image_folder, run=f"few-{few}", images=16))
         assert ("few pictures: 100 are the least" in capsys.readouterr().out) == (few == 100)
 
 
-def test_the_summary_counts_words_and_captions_cut(picture_folder, capsys):
+def test_the_summary_counts_words_and_captions_cut(image_folder, capsys):
     long = json.dumps({"file_name": "00.png", "text": "red " * 100})
-    with open(picture_folder / "metadata.jsonl", "a") as file:
+    with open(image_folder / "metadata.jsonl", "a") as file:
         file.write("\n" + long)
-    train.main(tiny(picture_folder, images=16))
+    train.main(tiny(image_folder, images=16))
     printed = capsys.readouterr().out
     assert "60 pictures with 61 captions" in printed and "57 train, 3 validation" in printed
     assert "vocabulary: 6 words; 1 of 58 captions cut to 64 tokens (the longest has 101)" in printed
 
 
-def test_gradients_are_clipped(picture_folder, monkeypatch):
+def test_gradients_are_clipped(image_folder, monkeypatch):
     norms = []
     step = torch.optim.AdamW.step
 
@@ -210,40 +209,40 @@ def test_gradients_are_clipped(picture_folder, monkeypatch):
         return step(optimizer, *arguments, **more)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", measuring)
-    monkeypatch.setattr(train, "GRADIENT_CLIP", 0.01)
-    train.main(tiny(picture_folder, images=32))
+    train.main(tiny(image_folder, images=32, max_grad_norm=0.01))
     assert len(norms) == 2 and max(norms) < 0.011
 
 
 def test_bfloat16_is_used_only_where_asked_for_or_fast(monkeypatch):
-    assert choose_precision("float32", "cpu") == torch.float32
-    assert choose_precision("bfloat16", "cpu") == torch.bfloat16
+    cpu = torch.device("cpu")
+    assert choose_precision("float32", cpu) == torch.float32
+    assert choose_precision("bfloat16", cpu) == torch.bfloat16
     for fast, expected in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(
             torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast, raising=False
         )
-        assert choose_precision("auto", "cpu") == expected
+        assert choose_precision("auto", cpu) == expected
 
 
-def test_a_gradient_that_is_no_number_is_never_saved(picture_folder, monkeypatch):
-    run = train.main(tiny(picture_folder, stop_after=48))
+def test_a_gradient_that_is_no_number_is_never_saved(image_folder, monkeypatch):
+    run = train.main(tiny(image_folder, stop_after=48))
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(math.inf))
     with pytest.raises(UserError, match="gradient norm became inf after 48 images"):
-        train.main(tiny(picture_folder))
+        train.main(tiny(image_folder))
     assert checkpoint.load(run / "checkpoint.pth")["images_seen"] == 48
 
 
-def test_a_finished_run_says_so_and_trains_on_with_more_images(picture_folder, capsys):
-    run = train.main(tiny(picture_folder))
+def test_a_finished_run_says_so_and_trains_on_with_more_images(image_folder, capsys):
+    run = train.main(tiny(image_folder))
     before = weights_of(run)
-    train.main(tiny(picture_folder))
+    train.main(tiny(image_folder))
     assert "is finished" in capsys.readouterr().out
     assert all(torch.equal(w, before[n]) for n, w in weights_of(run).items())
-    train.main(tiny(picture_folder, images=160))
+    train.main(tiny(image_folder, images=160))
     state = checkpoint.load(run / "checkpoint.pth")
     assert (state["images_seen"], state["start"]) == (160, 96)
     capsys.readouterr()
-    train.main(tiny(picture_folder, images=100))
+    train.main(tiny(image_folder, images=100))
     assert "--images 320" in capsys.readouterr().out  # twice what was seen, not what was asked
     assert [m["images"] for m in losses_of(run)] == sorted(m["images"] for m in losses_of(run))
 
@@ -263,45 +262,45 @@ def signal_at_step(monkeypatch, step: int, number: int, times: int = 1) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
-    picture_folder, monkeypatch, capsys, number
+    image_folder, monkeypatch, capsys, number
 ):
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
         signal_at_step(patch, 2, number)
-        train.main(tiny(picture_folder))
+        train.main(tiny(image_folder))
     assert stopped.value.code == 128 + number
     assert "saved after 32 of 96 images; to go on: python " in capsys.readouterr().out
-    halves = train.main(tiny(picture_folder))
-    whole = train.main(tiny(picture_folder, run="whole"))
+    halves = train.main(tiny(image_folder))
+    whole = train.main(tiny(image_folder, run="whole"))
     assert_same_bits(halves, whole)
     assert losses_of(halves) == losses_of(whole)
 
 
-def test_a_second_signal_stops_at_once(picture_folder, monkeypatch):
-    train.main(tiny(picture_folder, stop_after=16))
+def test_a_second_signal_stops_at_once(image_folder, monkeypatch):
+    train.main(tiny(image_folder, stop_after=16))
     with pytest.raises(SystemExit) as stopped:
         signal_at_step(monkeypatch, 2, signal.SIGINT, times=2)
-        train.main(tiny(picture_folder))
+        train.main(tiny(image_folder))
     assert stopped.value.code == 130
-    assert checkpoint.load(train.Path("results/flags/checkpoint.pth"))["images_seen"] == 16
+    assert checkpoint.load(Path("results/flags/checkpoint.pth"))["images_seen"] == 16
 
 
 def test_a_crash_doubles_or_loses_no_line_of_the_metrics_and_leaves_no_litter(
-    picture_folder, monkeypatch
+    image_folder, monkeypatch
 ):
-    whole = train.main(tiny(picture_folder, run="whole"))
+    whole = train.main(tiny(image_folder, run="whole"))
     original = train.update_ema
 
-    def crashing(ema, model, clock, size):
-        original(ema, model, clock, size)
-        1 / (80 - clock)  # the last checkpoint is of image 48, the last line of 64
+    def crashing(ema, model, half_life, size):
+        original(ema, model, half_life, size)
+        1 / (80 - half_life / 0.05)  # the last checkpoint is of image 48, the last line of 64
 
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         patch.setattr(train, "update_ema", crashing)
-        train.main(tiny(picture_folder, run="crashed"))
+        train.main(tiny(image_folder, run="crashed"))
     crashed = whole.with_name("crashed")
     assert losses_of(crashed)[-1]["images"] == 64
     (crashed / "samples" / "checkpoint.pth.tmp").write_bytes(b"half")
-    train.main(tiny(picture_folder, run="crashed"))
+    train.main(tiny(image_folder, run="crashed"))
     assert losses_of(crashed) == losses_of(whole)
     assert_same_bits(crashed, whole)
     assert {p.name for p in crashed.rglob("*.png")} == {p.name for p in whole.rglob("*.png")}
@@ -309,97 +308,97 @@ def test_a_crash_doubles_or_loses_no_line_of_the_metrics_and_leaves_no_litter(
 
 
 def test_a_damaged_checkpoint_costs_no_more_than_the_images_since_the_one_before(
-    picture_folder, capsys
+    image_folder, capsys
 ):
-    whole = train.main(tiny(picture_folder, run="whole"))
-    train.main(tiny(picture_folder, run="hurt", stop_after=64))  # saved after 48 and after 64
+    whole = train.main(tiny(image_folder, run="whole"))
+    train.main(tiny(image_folder, run="hurt", stop_after=64))  # saved after 48 and after 64
     path = whole.with_name("hurt") / "checkpoint.pth"
     path.write_bytes(path.read_bytes()[:-1000])
-    hurt = train.main(tiny(picture_folder, run="hurt"))
+    hurt = train.main(tiny(image_folder, run="hurt"))
     told = capsys.readouterr().out
     assert "is damaged" in told and "from image 48" in told
     assert_same_bits(whole, hurt)
     assert losses_of(whole) == losses_of(hurt)
 
 
-def test_milestones_are_kept_and_change_nothing(picture_folder):
-    plain = train.main(tiny(picture_folder, run="plain"))
-    kept = train.main(tiny(picture_folder, run="kept", keep_every=32))
+def test_milestones_are_kept_and_change_nothing(image_folder):
+    plain = train.main(tiny(image_folder, run="plain"))
+    kept = train.main(tiny(image_folder, run="kept", keep_every=32))
     for clock in (32, 64, 96):
         assert checkpoint.load(kept / f"checkpoint-{clock:09d}.pth")["images_seen"] == clock
     assert_same_bits(plain, kept)
 
 
-def test_two_processes_never_train_one_run(picture_folder):
+def test_two_processes_never_train_one_run(image_folder):
     with (
-        files.locked(train.Path("results/flags/lock"), wait=False),
+        files.locked(Path("results/flags/lock"), wait=False),
         pytest.raises(UserError, match="flags is in use by another process"),
     ):
-        train.main(tiny(picture_folder))
-    assert not train.Path("results/flags/checkpoint.pth").exists()
+        train.main(tiny(image_folder))
+    assert not Path("results/flags/checkpoint.pth").exists()
 
 
 @pytest.mark.parametrize("kind", ["caption", "picture", "one picture more"])
-def test_other_data_is_refused(picture_folder, kind):
-    train.main(tiny(picture_folder, stop_after=16))
-    metadata = picture_folder / "metadata.jsonl"
+def test_other_data_is_refused(image_folder, kind):
+    train.main(tiny(image_folder, stop_after=16))
+    metadata = image_folder / "metadata.jsonl"
     if kind == "caption":
         metadata.write_text(metadata.read_text().replace("red and then blue", "blue", 1))
     elif kind == "picture":
-        (picture_folder / "00.png").write_bytes((picture_folder / "01.png").read_bytes())
+        (image_folder / "00.png").write_bytes((image_folder / "01.png").read_bytes())
     else:
-        (picture_folder / "a.png").write_bytes((picture_folder / "01.png").read_bytes())
+        (image_folder / "a.png").write_bytes((image_folder / "01.png").read_bytes())
         line = json.dumps({"file_name": "a.png", "text": "red"})
         metadata.write_text(metadata.read_text() + "\n" + line)
     with pytest.raises(UserError, match="have changed.*--run NAME.*--init-from"):
-        train.main(tiny(picture_folder))
+        train.main(tiny(image_folder))
 
 
-def test_a_run_on_another_collection_is_refused_and_both_are_named(picture_folder, tmp_path):
-    train.main(tiny(picture_folder, run="run", stop_after=16))
+def test_a_run_on_another_collection_is_refused_and_both_are_named(image_folder, tmp_path):
+    train.main(tiny(image_folder, run="run", stop_after=16))
     make_flags(tmp_path / "other", 40)
     with pytest.raises(UserError, match="captions of .*other are not those of .*flags"):
         train.main(tiny(tmp_path / "other", run="run"))
 
 
-def test_harmless_changes_are_allowed_and_told(picture_folder, capsys):
-    train.main(tiny(picture_folder, stop_after=16))
-    train.main(tiny(picture_folder, sample_every=32))
+def test_harmless_changes_are_allowed_and_told(image_folder, capsys):
+    train.main(tiny(image_folder, stop_after=16))
+    train.main(tiny(image_folder, sample_every=32))
     told = capsys.readouterr().out
     assert "changed since the last checkpoint: --sample-every was 48, is 32" in told
 
 
-def test_a_run_may_start_from_other_weights_and_keeps_their_words(picture_folder):
-    old = train.main(tiny(picture_folder, run="old"))
-    metadata = picture_folder / "metadata.jsonl"
+def test_a_run_may_start_from_other_weights_and_keeps_their_words(image_folder):
+    old = train.main(tiny(image_folder, run="old"))
+    metadata = image_folder / "metadata.jsonl"
     metadata.write_text(metadata.read_text().replace("gold", "yellow"))
-    config = tiny(picture_folder, run="new", init_from=str(old), stop_after=16, lr=1e-9)
+    config = tiny(image_folder, run="new", init_from=str(old), stop_after=16, lr=1e-9)
     new = checkpoint.load_model(train.main(config) / "checkpoint.pth")
     source = checkpoint.load_model(old / "checkpoint.pth")
     words = source.tokenizer.vocabulary
     assert new.tokenizer.vocabulary == [*words, "yellow"]
     for prompts in (["red and then blue"], ["gold and then red"]):
         assert torch.allclose(new.draw(prompts, [0]), source.draw(prompts, [0]), atol=1e-3)
-    train.main(tiny(picture_folder, run="new", stop_after=32, lr=1e-9))  # begun, so not needed
+    train.main(tiny(image_folder, run="new", stop_after=32, lr=1e-9))  # begun, so not needed
     with pytest.raises(UserError, match="--init-from was '', is 'weights.pth'"):
-        train.main(tiny(picture_folder, run="old", init_from="weights.pth", images=192))
-    config = tiny(picture_folder, run="other", init_from=str(old), noise_dim=8)
+        train.main(tiny(image_folder, run="old", init_from="weights.pth", images=192))
+    config = tiny(image_folder, run="other", init_from=str(old), noise_dim=8)
     with pytest.raises(UserError, match="other sizes; add --noise-dim 64"):
         train.main(config)
 
 
-def test_a_moved_folder_is_the_same_data(picture_folder):
-    whole = train.main(tiny(picture_folder, run="whole"))
-    train.main(tiny(picture_folder, run="moved", stop_after=48))
-    moved = picture_folder.rename(picture_folder.with_name("elsewhere"))
+def test_a_moved_folder_is_the_same_data(image_folder):
+    whole = train.main(tiny(image_folder, run="whole"))
+    train.main(tiny(image_folder, run="moved", stop_after=48))
+    moved = image_folder.rename(image_folder.with_name("elsewhere"))
     assert_same_bits(whole, train.main(tiny(moved, run="moved")))
 
 
-@pytest.mark.skipif(not train.Path("/dev/full").exists(), reason="needs Linux")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
 def test_a_full_disk_stops_the_run_with_one_sentence_and_keeps_the_checkpoint(
-    picture_folder, monkeypatch
+    image_folder, monkeypatch
 ):
-    run = train.main(tiny(picture_folder, stop_after=48))
+    run = train.main(tiny(image_folder, stop_after=48))
     original = train.checkpoint.save
 
     def on_a_full_disk(state, path):
@@ -408,39 +407,39 @@ def test_a_full_disk_stops_the_run_with_one_sentence_and_keeps_the_checkpoint(
 
     with monkeypatch.context() as patch, pytest.raises(UserError, match="No space left") as error:
         patch.setattr(train.checkpoint, "save", on_a_full_disk)
-        train.main(tiny(picture_folder))
+        train.main(tiny(image_folder))
     assert "\n" not in str(error.value)
     assert checkpoint.load(run / "checkpoint.pth")["images_seen"] == 48
     assert not list(run.rglob("*.tmp"))
-    whole = train.main(tiny(picture_folder, run="whole"))
-    assert_same_bits(train.main(tiny(picture_folder)), whole)
+    whole = train.main(tiny(image_folder, run="whole"))
+    assert_same_bits(train.main(tiny(image_folder)), whole)
 
 
-def test_a_folder_removed_while_training_ends_in_one_sentence(picture_folder, monkeypatch):
+def test_a_folder_removed_while_training_ends_in_one_sentence(image_folder, monkeypatch):
     original = train.update_ema
 
-    def removing(ema, model, clock, size):
-        original(ema, model, clock, size)
-        if clock == 32:
+    def removing(ema, model, half_life, size):
+        original(ema, model, half_life, size)
+        if half_life == 0.05 * 32:
             shutil.rmtree("results/flags")
 
     monkeypatch.setattr(train, "update_ema", removing)
     with pytest.raises(UserError, match="cannot be written: .*No such file"):
-        train.main(tiny(picture_folder))
+        train.main(tiny(image_folder))
 
 
-def test_other_settings_are_refused_and_named(picture_folder):
-    train.main(tiny(picture_folder, stop_after=16))
+def test_other_settings_are_refused_and_named(image_folder):
+    train.main(tiny(image_folder, stop_after=16))
     with pytest.raises(UserError, match="--lr was 0.0015, is 0.1.*--run NAME"):
-        train.main(tiny(picture_folder, lr=0.1))
+        train.main(tiny(image_folder, lr=0.1))
     with pytest.raises(UserError, match="is not finished"):
-        train.main(tiny(picture_folder, images=1000))
+        train.main(tiny(image_folder, images=1000))
 
 
-def test_a_small_set_is_overfitted(picture_folder):
+def test_a_small_set_is_overfitted(image_folder):
     settings = {"images": 3_000, "sample_every": 3_000, "batch_size": 32}
-    off = dict.fromkeys(("augment", "word_dropout", "caption_dropout", "sharpen"), 0.0)
-    run = train.main(tiny(picture_folder, **settings, **off))
+    off = dict.fromkeys(("augment", "word_dropout", "caption_dropout", "swd_weight"), 0.0)
+    run = train.main(tiny(image_folder, **settings, **off))
     model = checkpoint.load_model(run / "checkpoint.pth")
     pictures = to_uint8(model.draw(["red and then blue", "blue and then red"], [0, 0])).float()
     left, right = pictures[..., 4:12].mean(dim=(2, 3)), pictures[..., 20:28].mean(dim=(2, 3))
@@ -449,24 +448,24 @@ def test_a_small_set_is_overfitted(picture_folder):
         assert (drawn - real).abs().max() < 25, (drawn, real)
 
 
-def test_augmentation_does_not_leak_into_the_colours_that_are_drawn(picture_folder, monkeypatch):
+def test_augmentation_does_not_leak_into_the_colours_that_are_drawn(image_folder, monkeypatch):
     # Every picture is brightened a lot in training; what is drawn must be as bright as the data.
-    def brighten(pictures, share, flip, generator):
-        real, parameters = original(pictures, 0.0, flip, generator)
+    def brighten(images, fraction, flip, generator):
+        real, parameters = original(images, 0.0, flip, generator)
         chosen = (torch.rand(len(real), generator=generator) < 0.5).float()
         parameters[:, 0] = chosen
         return real + 0.5 * chosen[:, None, None, None], parameters
 
     original = augment
-    monkeypatch.setattr("batches.augment", brighten)
+    monkeypatch.setattr("dataset.augment", brighten)
     run = train.main(
         tiny(
-            picture_folder, images=4_000, sample_every=4_000, batch_size=32, sharpen=0.0,
+            image_folder, images=4_000, sample_every=4_000, batch_size=32, swd_weight=0.0,
             noise_dim=0,
         )
     )  # fmt: skip
     model = checkpoint.load_model(run / "checkpoint.pth")
-    real = dataset.CaptionedImages(str(picture_folder), image_size=32)
+    real = dataset.CaptionedImages(str(image_folder), image_size=32)
     pictures, captions = real.batch(range(len(real)))
     drawn = to_uint8(model.draw([c[0] for c in captions], [0] * len(real)))
     assert abs(drawn.float().mean() - pictures.float().mean()) < 12  # leaking would give 32
@@ -478,7 +477,7 @@ def test_the_learning_rate_warms_up_and_falls_and_does_so_again_when_training_on
     peak = rates.index(max(rates))
     assert rates[: peak + 1] == sorted(rates[: peak + 1]) and peak * 64 <= 1_000
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
-    assert rates[-1] == pytest.approx(config.lr * train.FINAL_LR, rel=0.05)
+    assert rates[-1] == pytest.approx(config.lr * config.final_lr_fraction, rel=0.05)
     again = dataclasses.replace(config, images=20_000)
     assert train.learning_rate(again, 10_000, 10_000) < rates[peak] / 5
     assert train.learning_rate(again, 11_000, 10_000) > rates[peak] / 2
@@ -491,7 +490,7 @@ def test_variety_and_sharpness_come_after_the_content_and_stay():
     assert train.ramp(config, 500, 500, (0.5, 0.8)) == 1
 
 
-def test_content_is_learnt_from_pictures_a_quarter_and_half_the_size(picture_folder, monkeypatch):
+def test_content_is_learnt_from_images_a_quarter_and_half_the_size(image_folder, monkeypatch):
     sizes, original = [], train.regression_loss
 
     def noting(drawn, real):
@@ -499,24 +498,39 @@ def test_content_is_learnt_from_pictures_a_quarter_and_half_the_size(picture_fol
         return original(drawn, real)
 
     monkeypatch.setattr(train, "regression_loss", noting)
-    run = train.main(tiny(picture_folder, images=160, image_size=64, stop_after=64))
-    assert checkpoint.load_model(run / "checkpoint.pth").config.halvings == 1
-    train.main(tiny(picture_folder, images=160, image_size=64))
+    run = train.main(tiny(image_folder, images=160, image_size=64, stop_after=64))
+    assert checkpoint.load(run / "checkpoint.pth")["halvings"] == 1
+    assert checkpoint.load_model(run / "checkpoint.pth").halvings == 1
+    train.main(tiny(image_folder, images=160, image_size=64))
     assert sizes == [16] * 2 + [32] * 2 + [64] * 6
-    assert checkpoint.load_model(run / "checkpoint.pth").config.halvings == 0
-    train.main(tiny(picture_folder, images=480, image_size=64, stop_after=192))
+    assert checkpoint.load_model(run / "checkpoint.pth").halvings == 0
+    train.main(tiny(image_folder, images=480, image_size=64, stop_after=192))
     assert sizes[10:] == [64] * 2  # training on keeps the size
     metrics = losses_of(run)
     assert [m["image_size"] for m in metrics if m["split"] == "validation"][:2] == [32, 64]
 
 
-def test_pictures_grow_at_their_shares_of_the_run_and_are_never_halved_again(monkeypatch):
-    config, clocks = TrainConfig(images=1_000), (0, 199, 200, 399, 400, 999)
-    assert [train.num_halvings(config, clock, 2) for clock in clocks] == [2, 2, 1, 1, 0, 0]
-    assert [train.num_halvings(config, clock, 1) for clock in clocks] == [1, 1, 1, 1, 0, 0]
-    assert train.num_halvings(config, 0, 0) == 0  # --init-from, training on
-    monkeypatch.setattr(train, "GROW_AT", (0.0,))
-    assert train.num_halvings(config, 0, 2) == 0
+def test_images_grow_at_their_fractions_of_the_run_and_are_never_halved_again():
+    def halvings(seen: int, before: int, **settings) -> int:
+        config = TrainConfig(images=1_000, **settings)
+        return train.schedule_at(config, train.Progress(seen, halvings=before)).halvings
+
+    clocks = (0, 199, 200, 399, 400, 999)
+    assert [halvings(clock, 2) for clock in clocks] == [2, 2, 1, 1, 0, 0]
+    assert [halvings(clock, 1) for clock in clocks] == [1, 1, 1, 1, 0, 0]
+    assert halvings(0, 0) == 0  # --init-from, training on
+    assert halvings(0, 2, grow_at=(0.0,)) == halvings(0, 2, grow_at=()) == 0
+
+
+def test_large_batches_warm_up_over_as_many_steps():
+    def steps(batch_size: int) -> int:
+        recipe = Recipe(images=5_000_000, batch_size=batch_size)
+        clocks = range(0, 100 * batch_size, batch_size)
+        rates = [train.learning_rate(recipe, clock, 0) for clock in clocks]
+        return rates.index(max(rates)) + 1
+
+    assert steps(16) == pytest.approx(3_000 / 16, abs=90) and steps(64) == 47
+    assert steps(256) == steps(1024) == Recipe().warm_up_steps
 
 
 def test_every_epoch_shows_every_item_once_in_another_order():
@@ -529,7 +543,7 @@ def test_every_epoch_shows_every_item_once_in_another_order():
 def test_hidden_words_become_unknown_and_hidden_captions_empty():
     tokens = torch.tensor([[2, 5, 6, 0], [2, 7, 0, 0]])
     rng = torch.Generator()
-    hide = lambda **s: hide_words(tokens, TrainConfig(**s), rng).tolist()  # noqa: E731
+    hide = lambda **s: hide_words(tokens, Recipe(**s), rng).tolist()  # noqa: E731
     assert hide(word_dropout=0.0, caption_dropout=0.0) == tokens.tolist()
     assert hide(word_dropout=1.0, caption_dropout=0.0) == [[2, 1, 1, 0], [2, 1, 0, 0]]
     assert hide(word_dropout=0.0, caption_dropout=1.0) == [[2, 0, 0, 0], [2, 0, 0, 0]]
@@ -540,13 +554,13 @@ def test_the_average_has_the_promised_half_life():
     model.weight.data.fill_(1.0)
     ema.weight.data.fill_(0.0)
     steps = 1_000
-    for _ in range(steps):  # half-life: 5 % of 1,000,000 images
-        train.update_ema(ema, model, 1_000_000, 50)
+    for _ in range(steps):
+        train.update_ema(ema, model, 50_000, 50)
     assert ema.weight.item() == pytest.approx(0.5, abs=1e-3)
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_names_its_pictures(picture_folder, monkeypatch):
-    run = train.main(tiny(picture_folder, stop_after=48))
+def test_a_loss_that_is_no_number_stops_the_run_and_names_its_pictures(image_folder, monkeypatch):
+    run = train.main(tiny(image_folder, stop_after=48))
     seen, original = [], train.training_batch
     monkeypatch.setattr(
         train, "sliced_wasserstein_loss", lambda *_: torch.tensor(math.nan, requires_grad=True)
@@ -554,30 +568,30 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_its_pictures(picture_f
     monkeypatch.setattr(
         train, "training_batch", lambda *args: seen.append(original(*args)) or seen[-1]
     )
-    with pytest.raises(UserError, match="sharpness_loss became nan after 64 images"):
-        train.main(tiny(picture_folder))
+    with pytest.raises(UserError, match="swd_loss became nan after 64 images"):
+        train.main(tiny(image_folder))
     assert checkpoint.load(run / "checkpoint.pth")["images_seen"] == 48
     step = json.loads((run / "non_finite.json").read_text())
-    assert (step["what"], step["images_seen"]) == ("sharpness_loss became nan", 64)
+    assert (step["what"], step["images_seen"]) == ("swd_loss became nan", 64)
     # The same step again: the same pictures, words and noise.
-    data = dataset.CaptionedImages(str(picture_folder), image_size=32)
-    again = original(data, checkpoint.load_model(run / "checkpoint.pth"), tiny(picture_folder), 64)
+    data = dataset.CaptionedImages(str(image_folder), image_size=32)
+    again = original(data, checkpoint.load_model(run / "checkpoint.pth"), tiny(image_folder), 64)
     assert all(torch.equal(a, b) for a, b in zip(again, seen[-1], strict=True))
-    items = items_at(tiny(picture_folder), len(data), 64)
+    items = items_at(tiny(image_folder), len(data), 64)
     assert step["pictures"] == [data[i][2] for i in items]
 
 
-def test_weights_that_are_no_numbers_are_never_saved(picture_folder, monkeypatch):
-    run = train.main(tiny(picture_folder, stop_after=48))
-    monkeypatch.setattr(train, "learning_rate", lambda config, clock, start: 1e20)
+def test_weights_that_are_no_numbers_are_never_saved(image_folder, monkeypatch):
+    run = train.main(tiny(image_folder, stop_after=48))
+    monkeypatch.setattr(train, "learning_rate", lambda recipe, images_seen, start: 1e20)
     with pytest.raises(UserError, match="norm of the weights became (inf|nan) after 48 images"):
-        train.main(tiny(picture_folder, stop_after=64))
+        train.main(tiny(image_folder, stop_after=64))
     assert checkpoint.load(run / "checkpoint.pth")["images_seen"] == 48
 
 
-def test_a_kill_between_any_two_renames_costs_nothing_that_was_saved(picture_folder, monkeypatch):
-    whole = train.main(tiny(picture_folder, run="whole"))
-    config = tiny(picture_folder, run="half", keep_every=48)
+def test_a_kill_between_any_two_renames_costs_nothing_that_was_saved(image_folder, monkeypatch):
+    whole = train.main(tiny(image_folder, run="whole"))
+    config = tiny(image_folder, run="half", keep_every=48)
     half = train.main(dataclasses.replace(config, stop_after=48))
     original = os.replace
     for last in ("checkpoint-000000096.pth", "checkpoint.previous.pth", "checkpoint.pth"):
@@ -601,7 +615,7 @@ def test_a_kill_between_any_two_renames_costs_nothing_that_was_saved(picture_fol
         shutil.rmtree(again)
 
 
-def test_a_signal_in_the_last_moment_of_a_step_is_not_lost(picture_folder, monkeypatch):
+def test_a_signal_in_the_last_moment_of_a_step_is_not_lost(image_folder, monkeypatch):
     original, sent = train.passed, []
 
     def late(before, clock, interval):
@@ -611,11 +625,11 @@ def test_a_signal_in_the_last_moment_of_a_step_is_not_lost(picture_folder, monke
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(train, "passed", late)
-        train.main(tiny(picture_folder))
-    assert checkpoint.load(train.Path("results/flags/checkpoint.pth"))["images_seen"] == 32
+        train.main(tiny(image_folder))
+    assert checkpoint.load(Path("results/flags/checkpoint.pth"))["images_seen"] == 32
 
 
-def test_a_loss_that_leaps_and_recovers_is_logged_and_not_repaired(picture_folder, monkeypatch):
+def test_a_loss_that_leaps_and_recovers_is_logged_and_not_repaired(image_folder, monkeypatch):
     calls, original = [], train.regression_loss
 
     def leaping(*arguments):
@@ -623,28 +637,25 @@ def test_a_loss_that_leaps_and_recovers_is_logged_and_not_repaired(picture_folde
         return original(*arguments) * (100 if len(calls) == 2 else 1)
 
     monkeypatch.setattr(train, "regression_loss", leaping)
-    monkeypatch.setattr(train, "LOGS_PER_SAMPLE", 1)
-    run = train.main(tiny(picture_folder))
+    run = train.main(tiny(image_folder, logs_per_sample=1))
     largest = [m["largest_total"] for m in losses_of(run) if m["split"] == "train"]
     assert len(largest) == 2 and largest[0] > 20 * largest[1]
 
 
-def test_overfitting_is_told_and_the_best_weights_are_drawn_from(
-    picture_folder, monkeypatch, capsys
-):
+def test_overfitting_is_told_and_the_best_weights_are_drawn_from(image_folder, monkeypatch, capsys):
     scores = iter([0.10, 0.30, 0.20, 0.19, 0.25])  # blurred pictures of the first do not count
     original = train.validate
     monkeypatch.setattr(
         train, "validate", lambda *args: original(*args) | {"energy_score": next(scores)}
     )
-    run = train.main(tiny(picture_folder, images=160, sample_every=32, stop_after=128))
+    run = train.main(tiny(image_folder, images=160, sample_every=32, stop_after=128))
     assert "overfitting" not in capsys.readouterr().out
     after_128 = weights_of(run, "ema")
-    train.main(tiny(picture_folder, images=160, sample_every=32))
+    train.main(tiny(image_folder, images=160, sample_every=32))
     told = capsys.readouterr().out
     assert "160 images: overfitting, held-out captions were drawn best after 128" in told
     assert "the weights of image 128 drew held-out captions best" in told
-    progress = checkpoint.progress(checkpoint.load(run / "checkpoint.pth"))
+    progress = checkpoint.progress_line(checkpoint.load(run / "checkpoint.pth"))
     assert progress == " (160 of 160 images seen, the best after 128)"
     drawn_from = checkpoint.load_model(run / "checkpoint.pth").state_dict()
     for name, weight in after_128.items():
@@ -652,7 +663,7 @@ def test_overfitting_is_told_and_the_best_weights_are_drawn_from(
     assert not torch.equal(weights_of(run, "ema")["to_layers.bias"], after_128["to_layers.bias"])
 
 
-def test_overfitting_is_told_before_all_terms_count(picture_folder, monkeypatch, capsys):
+def test_overfitting_is_told_before_all_terms_count(image_folder, monkeypatch, capsys):
     original = train.validate
 
     def overfitting_told(run, *losses):
@@ -660,7 +671,7 @@ def test_overfitting_is_told_before_all_terms_count(picture_folder, monkeypatch,
         monkeypatch.setattr(
             train, "validate", lambda *args: original(*args) | {"regression_loss": next(values)}
         )
-        train.main(tiny(picture_folder, images=320, sample_every=32, run=run))
+        train.main(tiny(image_folder, images=320, sample_every=32, run=run))
         return [line for line in capsys.readouterr().out.splitlines() if "overfitting" in line]
 
     # Pictures grow after 128, and losses of another size do not compare; at 224 the loss is only
@@ -673,51 +684,47 @@ def test_overfitting_is_told_before_all_terms_count(picture_folder, monkeypatch,
     assert "--images 192" in told[0]
 
 
-def test_each_term_changes_what_is_learnt(picture_folder, monkeypatch):
+def test_each_setting_of_a_term_changes_what_is_learnt(image_folder, monkeypatch):
     """Each in a run that differs from the first in nothing else."""
-    one = weights_of(train.main(tiny(picture_folder, run="one")))
-    late = (0.9, 1.0)
-    changed = {
-        "colour_loss": lambda drawn, real: drawn.new_zeros(()),
-        "sliced_wasserstein_loss": lambda drawn, real, filters: drawn.new_zeros(()),
-        "kl_divergence": lambda mean, log_std: mean.new_zeros(()),
-        "SHARPNESS": 1.0,
-        "LATENT_RAMP": late,
-        "SHARPEN_RAMP": late,
-    }
-    others = {}
-    for name, value in changed.items():
-        with monkeypatch.context() as patch:
-            patch.setattr(train, name, value)
-            others[name] = weights_of(train.main(tiny(picture_folder, run=name)))
-    for name, value in {"latent": 0.0, "sharpen": 1.0}.items():
-        others[name] = weights_of(train.main(tiny(picture_folder, run=name, **{name: value})))
-    for name, other in others.items():
-        differing = [n for n, w in one.items() if not torch.equal(w, other[n])]
-        assert any(not n.startswith("flow") for n in differing), name
+    short = {"images": 64, "sample_every": 64}
+    changed = {"swd_mask_scale": 1.0, "latent_ramp": (0.9, 1.0), "swd_ramp": (0.9, 1.0),
+               "kl_weight": 0.0, "swd_weight": 1.0, "swd_filters": 1, "swd_scales": 1,
+               "grow_at": (), "muon_lr_ratio": 1.0, "muon_momentum": 0.5, "weight_decay": 0.5,
+               "adam_betas": (0.5, 0.9), "max_grad_norm": 0.1, "prior_samples": 1,
+               "ema_half_life": 0.5}  # fmt: skip
+    one = train.main(tiny(image_folder, run="one", **short))
+    others = {name: train.main(tiny(image_folder, run=name, **short | {name: value}))
+              for name, value in changed.items()}  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "colour_loss", lambda drawn, real: drawn.new_zeros(()))
+        others["colour_loss"] = train.main(tiny(image_folder, run="colour_loss", **short))
+    for name, run in others.items():
+        part = "ema" if name == "ema_half_life" else "model"
+        first, other = weights_of(one, part), weights_of(run, part)
+        differing = [n for n, w in first.items() if not torch.equal(w, other[n])]
+        assert any(name == "prior_samples" or not n.startswith("prior") for n in differing), name
 
 
-def test_the_flow_learns_from_latents_and_leaves_them_alone(picture_folder, monkeypatch):
-    monkeypatch.setattr(train, "GRADIENT_CLIP", 1e9)  # else its gradient shortens all others
-    one = train.main(tiny(picture_folder, run="one"))
-    monkeypatch.setattr(train, "FLOW_WEIGHT", 1.0)
-    other = train.main(tiny(picture_folder, run="other"))
-    for part in ("model", "encoder"):
+def test_the_prior_learns_from_latents_and_leaves_them_alone(image_folder):
+    unclipped = {"max_grad_norm": 1e9}  # else its gradient shortens all others
+    one = train.main(tiny(image_folder, run="one", **unclipped))
+    other = train.main(tiny(image_folder, run="other", prior_weight=1.0, **unclipped))
+    for part in ("model", "posterior"):
         a, b = weights_of(one, part), weights_of(other, part)
-        assert [n for n in a if not n.startswith("flow") and not torch.equal(a[n], b[n])] == []
-    learnt = [w for n, w in weights_of(one).items() if n.startswith("flow.couplings")]
+        assert [n for n in a if not n.startswith("prior") and not torch.equal(a[n], b[n])] == []
+    learnt = [w for n, w in weights_of(one).items() if n.startswith("prior.couplings")]
     assert all(w.any() for w in learnt)  # the last layer of each coupling starts at zero
 
 
-def test_flip_is_refused_where_captions_name_sides(picture_folder):
+def test_flip_is_refused_where_captions_name_sides(image_folder):
     with pytest.raises(UserError, match="--flip would falsify captions"):
-        (picture_folder / "metadata.jsonl").write_text(
+        (image_folder / "metadata.jsonl").write_text(
             "\n".join(
                 json.dumps({"file_name": f"{i:02d}.png", "text": "red at the Left"})
                 for i in range(60)
             )
         )
-        train.main(tiny(picture_folder, flip=True))
+        train.main(tiny(image_folder, flip=True))
 
 
 @pytest.mark.parametrize(
@@ -725,10 +732,14 @@ def test_flip_is_refused_where_captions_name_sides(picture_folder):
     [
         ({"images": 0}, "--images must be more than 0"),
         ({"lr": -1.0}, "--lr must be more than 0"),
-        ({"word_dropout": 1.5}, "--word-dropout must be a share"),
+        ({"word_dropout": 1.5}, "--set word_dropout must be a fraction"),
         ({"seed": -1}, "--seed must be 0 or more"),
-        ({"lr": math.nan}, "--lr must be more than 0"),
-        ({"sharpen": math.inf}, "--sharpen must be 0 or more"),
+        ({"lr": math.nan}, "--lr must be 0 or more|--lr must be more than 0"),
+        ({"swd_weight": math.inf}, "--set swd_weight must be 0 or more"),
+        ({"grow_at": (0.4, 0.2)}, "--set grow_at takes fractions of the run in their order"),
+        ({"latent_ramp": (0.5,)}, "--set latent_ramp takes fractions"),
+        ({"adam_betas": (0.9, 1.0)}, "--set adam_betas takes two numbers below 1"),
+        ({"channels": (7,) * 6}, "num_heads must divide"),
         ({"run": "../elsewhere"}, "plain name"),
         ({"run": ".."}, "plain name"),
         ({"run": "cache"}, "plain name"),
@@ -739,27 +750,7 @@ def test_bad_values_stop_before_any_work(settings, message):
         TrainConfig(**settings)
 
 
-def test_every_setting_is_a_flag():
-    for field in dataclasses.fields(TrainConfig):
-        flag = "--" + field.name.replace("_", "-")
-        if isinstance(field.default, bool):
-            assert getattr(parse_flags(TrainConfig, "", {}, [flag]), field.name) is True
-            flag = flag.replace("--", "--no-", 1)
-            assert getattr(parse_flags(TrainConfig, "", {}, [flag]), field.name) is False
-        else:
-            value = (field.metadata["choices"] or [field.default or 1])[-1]
-            config = parse_flags(TrainConfig, "", {}, [flag, str(value)])
-            assert getattr(config, field.name) == type(field.default)(value)
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_presets_set_defaults_and_flags_win(preset):
-    config = parse_flags(TrainConfig, "", PRESETS, ["--preset", preset])
-    assert all(getattr(config, name) == value for name, value in PRESETS[preset].items())
-    assert parse_flags(TrainConfig, "", PRESETS, ["--preset", preset, "--images", "7"]).images == 7
-
-
-def test_the_built_in_scenes_train_without_data(picture_folder, monkeypatch):
+def test_the_built_in_scenes_train_without_data(image_folder, monkeypatch):
     monkeypatch.setattr(dataset, "NUM_SCENES", {"train": 64, "validation": 16, "unseen": 4})
     run = train.main(tiny("", data=""))
     assert run.as_posix() == "results/scenes"
@@ -768,8 +759,8 @@ def test_the_built_in_scenes_train_without_data(picture_folder, monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_model_trained_on_cuda_draws_the_same_on_the_cpu(picture_folder):
-    run = train.main(tiny(picture_folder, device="cuda"))
+def test_a_model_trained_on_cuda_draws_the_same_on_the_cpu(image_folder):
+    run = train.main(tiny(image_folder, device="cuda"))
     model = checkpoint.load_model(run / "checkpoint.pth")
     on_cpu = model.draw(["red and then blue"], [0])
     torch.testing.assert_close(
@@ -790,7 +781,7 @@ class Paints:
     def tokenize(self, captions):
         return torch.tensor([self.captions.index(caption) for caption in captions])
 
-    def guess(self, tokens):
+    def predict_mean(self, tokens):
         return self.draw([self.captions[i] for i in tokens], [0] * len(tokens))
 
     def draw(self, captions, seeds):
@@ -802,7 +793,7 @@ class Paints:
 @pytest.mark.parametrize(
     "change, check",
     [
-        (lambda p, s: p, lambda m: m["edge_energy"] == pytest.approx(1) and m["sharpness_loss"] == 0
+        (lambda p, s: p, lambda m: m["edge_energy"] == pytest.approx(1) and m["swd_loss"] == 0
          and m["text_dependence"] > 5 and m["noise_dependence"] == 0),
         (lambda p, s: torch.nn.functional.avg_pool2d(p, 5, 1, 2), lambda m: m["edge_energy"] < 0.8),
         (lambda p, s: torch.full_like(p, 0.1), lambda m: m["text_dependence"] == pytest.approx(1)),
@@ -812,11 +803,11 @@ class Paints:
         (lambda p, s: p + (0.2 if s < 57 else -0.2), lambda m: abs(m["energy_score"]) < 0.01),
     ],
 )  # fmt: skip
-def test_validation_sees_blur_ignored_captions_and_ignored_seeds(picture_folder, change, check):
-    lines = [json.loads(x) for x in (picture_folder / "metadata.jsonl").read_text().splitlines()]
+def test_validation_sees_blur_ignored_captions_and_ignored_seeds(image_folder, change, check):
+    lines = [json.loads(x) for x in (image_folder / "metadata.jsonl").read_text().splitlines()]
     for i, line in enumerate(lines):
         line["text"] = f"number {i}"
-    (picture_folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    pictures = dataset.CaptionedImages(str(picture_folder), image_size=32, show_progress=False)
-    measured = train.validate(Paints(pictures, change), pictures, "cpu")
+    (image_folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    pictures = dataset.CaptionedImages(str(image_folder), image_size=32, show_progress=False)
+    measured = train.validate(Paints(pictures, change), pictures, torch.device("cpu"))
     assert check(measured), measured

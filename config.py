@@ -1,0 +1,568 @@
+"""Which settings does each script have, how are they given, and how is a user's mistake told?
+
+A setting is a field of a frozen dataclass. Those that users want are flags (--name value); all of
+them can be given with --set name=value, or in a JSON file with --config FILE.
+"""
+
+import argparse
+import errno
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # functions import torch where they need it: formats/ does without
+    import torch
+
+IMAGE_SIZES = (32, 64, 128, 256)
+TEXT_ENCODERS = ("lstm", "attention", "both")
+# What the decoder is told of how a training image was changed, a column each (augment.py).
+AUGMENTATIONS = ("brightness", "contrast", "saturation", "warmth", "noise", "down", "right",
+                 "mirror")  # fmt: skip
+RESULTS = Path("results")  # results/<run>/checkpoint.pth
+SHIPPED_WEIGHTS = Path(__file__).parent / "results_short" / "text_to_image_model.pth"
+FEW = 100  # images; fewer are not enough to learn from
+RESERVED = ("cache", "check", "evaluation", "judges")  # folders of results/ that are no runs
+
+
+class UserError(ValueError):
+    """A mistake its user can mend: one sentence that says what is wrong, where, and what to do."""
+
+
+def setting(
+    default: Any,
+    help: str,
+    choices: tuple | None = None,
+    *,
+    flag: bool = True,
+    positional: bool = False,
+    fraction: bool = False,
+    positive: bool = False,
+) -> Any:
+    """A field of a dataclass of settings.
+
+    flag: has a flag of its own, or only --set; positional: an argument without a flag; fraction:
+    within 0 and 1; positive: more than 0. Numbers are never negative.
+    """
+    metadata = {"help": help, "choices": choices, "flag": flag, "positional": positional,
+                "fraction": fraction, "positive": positive}  # fmt: skip
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def hidden(default: Any, choices: tuple | None = None, **more: bool) -> Any:
+    """A setting without a flag of its own."""
+    return setting(default, "", choices, flag=False, **more)
+
+
+def name_of(f: Field) -> str:
+    """What a user types to give this setting: --name, or --set name."""
+    return "--" + f.name.replace("_", "-") if f.metadata["flag"] else f"--set {f.name}"
+
+
+def check_values(config: object) -> None:
+    """Raises UserError where a setting has the wrong type, is none of its choices, or is out of
+    range."""
+    for f in fields(config):
+        value, name, default = getattr(config, f.name), name_of(f), default_of(f)
+        if type(value) is int and isinstance(default, float):
+            value = float(value)
+        if type(value) is not type(default):
+            raise UserError(f"{name} takes {KINDS[type(default)]}, not {value!r}")
+        choices = f.metadata["choices"]
+        if choices and value not in choices:
+            raise UserError(f"{name} is one of {choices}, not {value!r}")
+        numbers = value if isinstance(value, tuple) else (value,)
+        if isinstance(value, tuple) and not {type(n) for n in value} <= {int, type(default[0])}:
+            raise UserError(f"{name} takes {KINDS[tuple]}, not {value!r}")
+        for number in numbers:
+            if isinstance(number, bool) or not isinstance(number, (int, float)):
+                continue
+            if f.metadata["fraction"] and not 0 <= number <= 1:
+                raise UserError(f"{name} must be a fraction, within 0 and 1, not {number}")
+            if not 0 <= number < 2**63 or (f.metadata["positive"] and number == 0):
+                least = "more than 0" if f.metadata["positive"] else "0 or more"
+                raise UserError(f"{name} must be {least}, not {number}")
+
+
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text",
+         tuple: "a list of numbers, as in 1,2,3", list: "a list of texts"}  # fmt: skip
+
+
+def default_of(f: Field) -> Any:
+    return f.default_factory() if f.default is MISSING else f.default
+
+
+# The settings
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """How large the model is and how it draws; stored with the weights."""
+
+    image_size: int = setting(64, "width and height in pixels", IMAGE_SIZES)
+    noise_dim: int = setting(64, "width of the latent; 0: one image a caption")
+    text_encoder: str = hidden("both", TEXT_ENCODERS)  # what reads captions
+    text_dim: int = hidden(192)  # width of words and of pooled text; an even number
+    max_tokens: int = hidden(64)  # longer captions are cut
+    num_heads: int = hidden(4, positive=True)  # of every attention
+    channels: tuple[int, ...] = hidden((168, 128, 84, 56, 32, 24))  # at 4, 8, 16, 32, 64, 128 px
+    num_layers: int = hidden(6, positive=True)  # that an image is composed of
+    augmentation_dim: int = hidden(len(AUGMENTATIONS))  # columns that the decoder is told
+    prior_couplings: int = hidden(6)  # of the flow; an even number restores the order
+    prior_dim: int = hidden(128, positive=True)  # width of its networks; not tuned
+    mask_scale: float = hidden(3.0, positive=True)  # of mask logits when drawing; 1: doubt is mixed
+    truncation: float = hidden(0.85)  # of the noise when drawing, so that samples vary as images do
+    max_latent: float = hidden(3.0, positive=True)  # when drawing: training shows few beyond
+
+    def __post_init__(self) -> None:
+        check_values(self)
+        sizes = (self.text_dim // 2, *self.channels)
+        if self.text_dim % 2 or any(c < 1 or c % self.num_heads for c in sizes):
+            raise UserError("num_heads must divide half of text_dim and every entry of channels")
+        if len(self.channels) < len(self.resolutions):
+            raise UserError(f"channels needs an entry for each of {self.resolutions} px")
+        if self.max_tokens < 2:
+            raise UserError("max_tokens must be 2 or more")
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Sizes of the feature maps: 4, 8, ... half of image_size."""
+        return tuple(4 * 2**i for i in range(int(math.log2(self.image_size)) - 2))
+
+    @property
+    def max_halvings(self) -> int:
+        """Of the sides of training images: every block but the first can do without enlarging,
+        since words are looked at on both sides of that."""
+        return len(self.resolutions) - 2
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the model learns; a run goes on only with the recipe it began with."""
+
+    images: int = setting(120_000, "length of the run, in images seen", positive=True)
+    batch_size: int = setting(64, "images a step", positive=True)
+    lr: float = setting(1.5e-3, "largest learning rate", positive=True)
+    seed: int = setting(0, "decides everything that is random; same seed, same bits on a CPU")
+    augment: float = setting(0.3, "fraction of training images that are varied", fraction=True)
+    flip: bool = setting(False, "mirror half of the training images")
+    shuffle_tags: bool = setting(False, "shuffle what commas separate in captions")
+    min_count: int = setting(2, "captions' words rarer than this are unknown")
+    precision: str = hidden("auto", ("auto", "float32", "bfloat16"))  # of convolutions
+    # The schedule. Fractions are of the run; a ramp goes from 0 at the first to 1 at the second.
+    warm_up: int = hidden(3_000)  # images over which the rate rises; at most a tenth of the run
+    warm_up_steps: int = hidden(45)  # the same in steps; the longer of the two counts
+    final_lr_fraction: float = hidden(0.03, fraction=True)  # of the rate, at the end of the cosine
+    # Small images teach content sooner: they become twice as large at these fractions (progressive
+    # growing, Karras et al. 2018; here by the same weights, and without fading in).
+    grow_at: tuple[float, ...] = hidden((0.2, 0.4))
+    latent_ramp: tuple[float, ...] = hidden((0.45, 0.55))  # of kl_weight; before, latents are noise
+    swd_ramp: tuple[float, ...] = hidden((0.6, 0.8))  # of swd_weight
+    # The losses.
+    swd_weight: float = hidden(3.0)  # of sliced Wasserstein and colour loss; 0: blurred
+    swd_filters: int = hidden(4, positive=True)  # of it, at each scale
+    swd_scales: int = hidden(2, positive=True)  # full size, half of it, ...
+    swd_mask_scale: float = hidden(2.0, positive=True)  # of what it sees; drawing goes beyond
+    kl_weight: float = hidden(7e-4)  # price of a nat that a latent tells; higher: less varied
+    prior_weight: float = hidden(
+        0.01
+    )  # keeps it out of the clip's way; it learns from nothing else
+    prior_samples: int = hidden(4, positive=True)  # latents of each image that it is fitted to
+    word_dropout: float = hidden(0.02, fraction=True)  # words that are hidden; teaches <unk>
+    caption_dropout: float = hidden(0.02, fraction=True)  # captions; teaches "", any image
+    # The optimizers.
+    max_grad_norm: float = hidden(1.0, positive=True)  # gradients are clipped to it
+    adam_betas: tuple[float, ...] = hidden((0.9, 0.99))  # the second is low, as runs are short
+    muon_lr_ratio: float = hidden(13.0)  # to the rate of AdamW, whose steps are measured otherwise
+    muon_momentum: float = hidden(0.95, fraction=True)
+    weight_decay: float = hidden(0.01)  # of both
+    ema_half_life: float = hidden(0.05, positive=True)  # of averaged weights; of the images seen
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How captioned images are read."""
+
+    data: str = setting("", "captioned images: folder, .zip, .tar or table; none: the scenes")
+    format: str = setting("auto", "layout of --data; auto: see for yourself", (
+        "auto", "imagefolder", "sidecar", "kohya", "coco", "webdataset", "c10", "table"
+    ))  # fmt: skip
+    image_dir: str = setting("", "where the images of a table or json lie, if not beside it")
+    caption_from: str = setting("", "names of what are the captions", ("", "dirname", "filename"))
+    follow_links: bool = setting(False, "read what links in the folder lead to outside of it")
+    crop_boxes: bool = setting(False, "use only what bounding boxes surround, where there are any")
+    resize: str = setting("lanczos", "filter; nearest for pixel art", ("lanczos", "nearest"))
+    fit: str = setting("crop", "what to do with images that are not square", ("crop", "pad"))
+    cache: str = setting("100", "GB of disk for decoded images; beyond, or off: decoded each time")
+    max_megapixels: float = hidden(89.0, positive=True)  # of an image; there Pillow begins to warn
+
+    def __post_init__(self) -> None:
+        check_values(self)
+        self.cache_bytes()
+
+    def cache_bytes(self) -> float:
+        """How much room decoded images may take."""
+        try:
+            size = 0.0 if self.cache == "off" else float(self.cache) * 1e9
+        except ValueError:
+            size = -1.0
+        if not size >= 0:
+            raise UserError(f"--cache is a number of GB, or off, not {self.cache!r}")
+        return size
+
+    def decoding(self, image_size: int) -> dict:
+        """Keyword arguments of formats.cache.decode."""
+        names = ("resize", "fit", "max_megapixels", "crop_boxes")
+        return {"image_size": image_size} | {name: getattr(self, name) for name in names}
+
+
+def reading(config: object) -> dict:
+    """Those settings of any script that tell how a collection is read, for CaptionedImages."""
+    return {f.name: getattr(config, f.name) for f in fields(DataConfig) if f.name != "data"}
+
+
+@dataclass(frozen=True)
+class TrainConfig(DataConfig, ModelConfig, Recipe):
+    """What a run is called, where it is computed, and what it leaves behind."""
+
+    preset: str = setting("default", "settings to start from", ("smoke", "default", "gpu-128"))
+    run: str = setting("", "name of the folder in results/; none: named after the data")
+    device: str = setting("auto", "where to compute: auto, cpu, cuda, cuda:1, mps")
+    sample_every: int = setting(
+        10_000, "images between sample sheets, validations, checkpoints", positive=True
+    )
+    init_from: str = setting("", "weights or run that a new run begins with; its words are kept")
+    stop_after: int = setting(0, "images seen after which to save and stop; 0: at the end")
+    keep_every: int = hidden(0)  # images between checkpoints that are kept for good; 0: none
+    logs_per_sample: int = hidden(10, positive=True)  # lines of metrics.jsonl for each sample sheet
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.model_config()
+        for name in ("grow_at", "latent_ramp", "swd_ramp"):
+            value = getattr(self, name)
+            if list(value) != sorted(value) or (name != "grow_at" and len(value) != 2):
+                raise UserError(f"--set {name} takes fractions of the run in their order, "
+                                f"not {value}")  # fmt: skip
+        if len(self.adam_betas) != 2 or max(self.adam_betas) >= 1:
+            raise UserError(f"--set adam_betas takes two numbers below 1, not {self.adam_betas}")
+        if self.augmentation_dim != len(AUGMENTATIONS):
+            raise UserError(f"--set augmentation_dim must be {len(AUGMENTATIONS)} in training")
+        name = self.run_name()
+        if name in ("", ".", "..", *RESERVED) or Path(name).name != name:
+            raise UserError(f"--run {name!r} must be a plain name, and none of {RESERVED}")
+
+    def run_name(self) -> str:
+        data = Path(self.data).resolve().name if self.data else "scenes"
+        return self.run or data + (f"-{self.preset}" if self.preset != "default" else "")
+
+    def model_config(self) -> ModelConfig:
+        """Of a new model. Without a term for sharp masks, they are drawn as they are."""
+        settings = {f.name: getattr(self, f.name) for f in fields(ModelConfig)}
+        return ModelConfig(**settings | ({} if self.swd_weight else {"mask_scale": 1.0}))
+
+
+PRESETS = {
+    "default": {},
+    # A minute on two cores: blurred places and colours, nothing more.
+    "smoke": {"images": 2_048, "sample_every": 1_024},
+    # Not yet measured.
+    "gpu-128": {"images": 5_000_000, "image_size": 128, "batch_size": 256, "sample_every": 200_000},
+}
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """What to draw, from which weights, and where to."""
+
+    input: list = setting([], "caption to draw; repeat the flag for several")
+    model: str = setting("", "exported weights or a checkpoint; none: newest run, else the shipped")
+    seed: int = setting(0, "which image of the many that a caption allows")
+    n: int = setting(1, "images of each caption, with the seeds that follow", positive=True)
+    output: str = setting("generated", "folder, or a file name like bird.png for a single image")
+    grid: bool = setting(False, "one sheet: a line for each caption, a column for each seed")
+    input_file: str = setting("", "file with a caption on each line; - reads standard input")
+    skip_existing: bool = setting(False, "draw only the images that are not there yet")
+    device: str = setting("auto", "where to compute: auto, cpu, cuda, cuda:1, mps")
+
+    def __post_init__(self) -> None:
+        check_values(self)
+        if not self.input and not self.input_file:
+            raise UserError(
+                'say what to draw: --input "a big red star at the top on a white background"'
+            )
+        if self.grid and self.skip_existing:
+            raise UserError("--grid draws one sheet anew; leave out --skip-existing")
+        if self.seed > 2**32 - self.n:
+            raise UserError("--seed must be between 0 and 4294967295, that of the last image too")
+
+
+@dataclass(frozen=True)
+class SaveConfig:
+    """What to export, and where to."""
+
+    run: str = setting("", "name of a folder in results/; none: the newest run")
+    output: str = setting(str(SHIPPED_WEIGHTS), "file to write")
+    force: bool = setting(False, "export a smoke run, or one that is not finished")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(DataConfig):
+    """What to measure, on what, and where to write it."""
+
+    model: str = setting("", "weights, checkpoint or run; none: the newest run, else the shipped")
+    split: str = setting("", "what to measure on; none: test where there is one, else validation")
+    output: str = setting("results/evaluation", "folder for evaluation.json and the figures")
+    quick: bool = setting(False, "few images: seconds, and wide intervals")
+    fit_judges: bool = setting(False, "train the networks that judge, where there are none yet")
+    judges: str = setting("", "those of a larger collection, which did not train on what is held "
+                          "out here (a file of results/judges)")  # fmt: skip
+    device: str = setting("auto", "where to draw: auto, cpu, cuda, cuda:1, mps")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.judges and (self.fit_judges or not self.data):
+            raise UserError("--judges FILE goes with --data FOLDER and without --fit-judges")
+        if self.split == "train" or not (self.data or self.split in ("", "validation", "test")):
+            raise UserError(f"--split {self.split} holds nothing that was kept out of training; "
+                            "leave it out, or choose validation or test")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CheckConfig(DataConfig):
+    """What to check or export."""
+
+    data: str = setting("", "folder, .zip, .tar or table of captioned images", positional=True)
+    out: str = setting("", "folder that --export makes", positional=True)
+    export: str = setting("", "layout to write", ("", "jsonl", "sidecar", "tar"))
+    resized: bool = setting(False, "export images as training sees them, not as they are")
+    image_size: int = setting(64, "width and height that training would use", IMAGE_SIZES)
+    min_count: int = setting(2, "captions' words rarer than this are unknown in training")
+    reports: str = setting("results/check", "folder for reports and sheets")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.data:
+            raise UserError("say what to check: python dataset.py FOLDER")
+        if bool(self.export) != bool(self.out):
+            raise UserError("to export: python dataset.py PATH --export jsonl OUT")
+
+
+# Flags
+
+
+def parse_flags(
+    config_class: type, description: str, presets: dict[str, dict], argv: Sequence[str]
+) -> Any:
+    """The settings that a command line gives, as an instance of config_class.
+
+    A preset (an entry of `presets`) changes defaults, --config FILE changes what is left, flags win
+    over both, and --set over all. Booleans are --name and --no-name; flags of lists are repeated.
+    """
+    parser = argparse.ArgumentParser(
+        description=description,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,  # only what is given counts
+    )
+    known = {f.name: f for f in fields(config_class)}
+    groups = {}
+    for cls in filter(is_dataclass, config_class.__mro__):
+        for name in vars(cls)["__annotations__"]:
+            groups.setdefault(name, cls.__doc__)
+    titled = {title: parser.add_argument_group(title) for title in dict.fromkeys(groups.values())}
+    for f in known.values():
+        if f.metadata["positional"]:
+            parser.add_argument(f.name, nargs="?", help=f.metadata["help"])
+        elif f.metadata["flag"]:
+            titled[groups[f.name]].add_argument(name_of(f), dest=f.name, **_argument(f))
+    others = {name for name, f in known.items() if not f.metadata["flag"]}
+    if others:
+        told = "any setting of config.py; repeat the flag for several"
+        parser.add_argument("--set", action="append", metavar="NAME=VALUE", help=told)
+        told = "JSON of settings, or config.json of a run"
+        parser.add_argument("--config", metavar="FILE", help=told)
+    parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
+
+    given = vars(parser.parse_intermixed_args(argv))
+    file = read_settings(given.pop("config", ""), known)
+    given = presets.get(given.get("preset", ""), {}) | file | given
+    for assignment in given.pop("set", ()):
+        name, _, text = assignment.partition("=")
+        if name not in known:
+            raise UserError(f"--set {assignment}: there is no setting {name!r}; config.py lists "
+                            "them all")  # fmt: skip
+        given[name] = from_text(known[name], text)
+    given.pop("traceback", None)
+    return config_class(**given)
+
+
+def _argument(f: Field) -> dict:
+    default = default_of(f)
+    if isinstance(default, list):
+        options = {"action": "extend", "nargs": 1}
+    elif isinstance(default, bool):
+        options = {"action": argparse.BooleanOptionalAction}
+    else:
+        options = {"type": type(default), "choices": f.metadata["choices"]}
+    shown = "no" if default is False else "none" if default in ("", []) else default
+    return options | {"help": f"{f.metadata['help']} (default: {shown})"}
+
+
+def from_text(f: Field, text: str) -> Any:
+    """The value of --set name=text. Raises UserError where it is of another kind."""
+    default = default_of(f)
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "false": False}[text.lower()]
+        if isinstance(default, tuple):
+            return tuple(map(type(default[0]), filter(None, text.split(","))))
+        return [text] if isinstance(default, list) else type(default)(text)
+    except (ValueError, KeyError):
+        raise UserError(f"--set {f.name} takes {KINDS[type(default)]}, not {text!r}") from None
+
+
+def read_settings(file: str, known: dict[str, Field]) -> dict:
+    """The settings in a JSON file: {"name": value}, or a run's config.json."""
+    if not file:
+        return {}
+    try:
+        values = json.loads(Path(file).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"--config {file} cannot be read: {error}") from None
+    if isinstance(values, dict) and isinstance(values.get("train"), dict):
+        values = values["train"]
+    if not isinstance(values, dict) or set(values) - set(known):
+        unknown = sorted(set(values) - set(known)) if isinstance(values, dict) else "no settings"
+        raise UserError(f"--config {file} holds {unknown}; config.py lists all settings")
+    return {name: tuple(v) if isinstance(v, list) and isinstance(known[name].default, tuple) else v
+            for name, v in values.items()}  # fmt: skip
+
+
+class Stream:
+    """A stream of text that falls silent, and does not raise, when what it leads to is gone.
+
+    reader_gone: a pipe was closed at its other end. A terminal that was closed is no such case: who
+    wants to be told sends SIGHUP.
+    """
+
+    def __init__(self, stream: Any):
+        self.stream, self.reader_gone = stream, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        return self._try(self.stream.write, text) or len(text)
+
+    def flush(self) -> None:
+        self._try(self.stream.flush)
+
+    def _try(self, function: Callable, *arguments: str) -> Any:
+        try:
+            return function(*arguments)
+        except BrokenPipeError:
+            self.reader_gone = True
+        except OSError as error:
+            if error.errno != errno.EIO:  # of a terminal that is gone
+                raise
+        # What is still in the buffer, and what comes, goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+
+def reader_gone() -> bool:
+    """Whether what is printed goes into a pipe that nobody reads any more."""
+    return any(getattr(stream, "reader_gone", False) for stream in (sys.stdout, sys.stderr))
+
+
+def run(
+    main: Callable, config_class: type, description: str | None, presets: dict | None = None
+) -> None:
+    """Call main with the settings of the command line. A mistake of the user's, or trouble with a
+    file, becomes one sentence and exit status 2; with --traceback, it is shown whole."""
+    for name in ("stdout", "stderr"):  # captions of any script, terminals of any kind
+        getattr(sys, name).reconfigure(errors="backslashreplace")
+        setattr(sys, name, Stream(getattr(sys, name)))
+    try:
+        main(parse_flags(config_class, description or "", presets or {}, sys.argv[1:]))
+    except (UserError, OSError) as error:
+        if "--traceback" in sys.argv:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; repeat the command to go on", file=sys.stderr)
+        sys.exit(130)
+    except Exception:  # a fault of ours; status 1 says other things in dataset.py
+        traceback.print_exc()
+        sys.exit(2)
+
+
+# Where to compute
+
+
+def choose_device(name: str) -> "torch.device":
+    """auto -> cuda where there is one, else cpu. Raises UserError where torch finds none."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UserError(f"--device {name}, but torch finds no such device; use --device cpu, or "
+                        "auto") from None  # fmt: skip
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f"--device {name} is none of cpu, cuda, cuda:1, ..., mps")
+    return device
+
+
+def choose_precision(precision: str, device: "torch.device") -> "torch.dtype":
+    """auto -> bfloat16 where the hardware multiplies it faster; elsewhere float32, since a CPU that
+    has to emulate bfloat16 is ten times slower with it."""
+    import torch
+
+    if precision != "auto":
+        return getattr(torch, precision)
+    if device.type == "cuda":
+        has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:  # private in torch, so missing is a no
+        has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return torch.bfloat16 if has_bfloat16 and device.type != "mps" else torch.float32
+
+
+def provenance(device: "torch.device") -> dict:
+    """What made a result: command, commit, versions, hardware and time, as plain values."""
+    import torch
+
+    git = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
+    try:
+        root = Path(__file__).parent
+        commit = subprocess.run(git, cwd=root, capture_output=True, text=True).stdout.strip()
+    except OSError:  # git is not installed
+        commit = ""
+    # What multiplies matrices decides the speed: AVX2, AVX512 or AMX.
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    kind = "AMX" if has_amx else torch.backends.cpu.get_cpu_capability()
+    hardware = f"{os.cpu_count()} CPU cores ({platform.machine()}, {kind})"
+    if device.type == "cuda":
+        hardware = torch.cuda.get_device_name(device)
+    return {
+        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": commit or "unknown",
+        "hardware": hardware,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }

@@ -1,0 +1,117 @@
+"""What stands beside the drawings, and what is measured of each?"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dataset import CaptionedImages
+from evaluation import judges, metrics
+from evaluation.metrics import bootstrap, mean
+from evaluation.scene_sets import TestSet
+from model import TextToImageModel, from_uint8, to_uint8
+
+SYSTEMS = ("drawn", "real", "shuffled", "repeated", "retrieved")
+
+
+class Amounts(NamedTuple):
+    """How much is measured."""
+
+    images: int = 2_048  # N
+    groups: int = 128  # captions that are drawn with several seeds
+    captions: int = 50_000  # of training, to compare captions with
+    resamples: int = metrics.RESAMPLES
+    distance_resamples: int = 300  # distances are slow to compute
+
+
+FULL = Amounts()
+QUICK = Amounts(images=128, groups=16, captions=4_096, resamples=100, distance_resamples=100)
+
+
+class Training(NamedTuple):
+    """What the model has seen."""
+
+    images: CaptionedImages  # each once
+    numbers: list[int]  # of some of them, at random
+    captions: list[str]  # the first of each of these
+
+
+def draw(model: TextToImageModel, captions: list[str], seeds: list[int]) -> Tensor:
+    """Drawings as they are saved, (N, 3, S, S) uint8."""
+    batches = [slice(i, i + metrics.BATCH) for i in range(0, len(captions), metrics.BATCH)]
+    return torch.cat([to_uint8(model.draw(captions[b], seeds[b])).cpu() for b in batches])
+
+
+def draw_again(model: TextToImageModel, captions: Sequence[str], num_seeds: int) -> Tensor:
+    """Each caption with so many seeds, (captions, seeds, 3, S, S) uint8."""
+    seeds = list(range(num_seeds)) * len(captions)
+    drawn = draw(model, [caption for caption in captions for _ in range(num_seeds)], seeds)
+    return drawn.unflatten(0, (len(captions), num_seeds))
+
+
+def all_systems(
+    drawn: Tensor, real: Tensor, captions: list[str], training: Training
+) -> dict[str, Tensor]:
+    """The images (N, 3, S, S) uint8 of SYSTEMS, for the same captions; evaluate.py tells what they
+    are."""
+    nearest = metrics.shared_words(captions, training.captions).argmax(dim=1).tolist()
+    retrieved, _ = training.images.batch([training.numbers[i] for i in nearest])
+    images = drawn, real, drawn.roll(1, 0), real[:1].expand_as(real), retrieved
+    return dict(zip(SYSTEMS, images, strict=True))
+
+
+class Evaluation:
+    """What the measurements of all systems share: the judge of images, the test set, the reference;
+    `measure` gives one system's numbers."""
+
+    def __init__(
+        self,
+        encoder: judges.DualEncoder,
+        tests: TestSet,
+        reference: Tensor,
+        more_captions: Sequence[str] = (),
+        amounts: Amounts = FULL,
+    ):
+        """tests: what to measure on; reference: other real images; more_captions: rivals of the
+        captions of the test set, beside those themselves."""
+        self.encoder, self.real, self.amounts = encoder, tests.images, amounts
+        self.reference = self.features(reference)
+        number = {c: i for i, c in enumerate(dict.fromkeys([*tests.captions, *more_captions]))}
+        self.own = torch.tensor([number[caption] for caption in tests.captions])
+        self.candidates = list(number)  # M captions, each once
+        self.words = metrics.shared_words(tests.captions, self.candidates)
+        with torch.no_grad():
+            parts = [self.candidates[i : i + 256] for i in range(0, len(number), 256)]
+            self.embedded = torch.cat([encoder.embed_captions(part) for part in parts])
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """Images uint8 -> features (N, 64) by name."""
+        parts = [judges.at_judges_size(part) for part in images.split(256)]
+        return {
+            "judge": torch.cat([self.encoder.embed_images(part) for part in parts]),
+            "random": torch.cat([metrics.random_features(part) for part in parts]),
+        }
+
+    def measure(self, images: Tensor) -> dict:
+        """Images (N, 3, S, S) uint8, one for each caption -> numbers by name, most of them
+        [value, low, high]."""
+        features = self.features(images)
+        similarity = self.encoder.similarities(features["judge"], self.embedded)
+        precision = metrics.r_precision(similarity, self.own, self.words)
+        interval = partial(bootstrap, resamples=self.amounts.resamples)
+        numbers = {f"r_precision_{kind}": interval(mean, x) for kind, x in precision.items()}
+        for name, reference in self.reference.items():
+            x, few = features[name], self.amounts.distance_resamples
+            distance = bootstrap(metrics.frechet_distance, x, reference, resamples=few)
+            numbers[f"frechet_distance_{name}"] = distance
+            numbers[f"kernel_distance_{name}"] = metrics.kernel_distance(x, reference)
+            density, coverage = metrics.density_and_coverage(reference, x)
+            numbers |= {f"density_{name}": density, f"coverage_{name}": coverage}
+        for energy in (metrics.edge_energy, metrics.high_frequency_energy):
+            drawn, real = (torch.cat([energy(from_uint8(part)) for part in x.split(256)])
+                           for x in (images, self.real))  # fmt: skip
+            numbers[energy.__name__] = interval(metrics.ratio_of_means, drawn, real)
+        return numbers | {"candidates": min(metrics.CANDIDATES, len(self.candidates))}

@@ -1,0 +1,104 @@
+"""Which captioned images does a tar hold, as webdataset and img2dataset write it?"""
+
+import json
+import re
+import tarfile
+from collections import defaultdict
+from pathlib import Path
+
+from formats.images import IMAGE_SUFFIXES
+from formats.places import OUTSIDE, Skipped, is_litter, join
+from formats.texts import BROKEN, MAX_TEXT, NOT_UTF8, caption_cell, clean_caption, is_text
+
+IMAGES = ("jpg", "png", "webp", *sorted(s[1:] for s in IMAGE_SUFFIXES), "img", "image",
+            "input.jpg", "input.png")  # fmt: skip
+TEXTS = ("txt", "cap", "caption", "text")
+NO_CAPTION = "pictures without a caption"
+OTHER = "files in tars that are neither picture nor caption"
+SPECIAL = "links and other special files in tars"
+DAMAGED = "tars that are damaged"
+NO_IMAGE = "captions without a picture"
+METADATA = re.compile("__.*__")  # names that are no samples
+SUSPICIOUS = re.compile(r"^/|\.\.|[\\:]")  # parts of names that may lead out of the folder
+Sample = tuple[str, tuple[str, ...], int, int]  # name of the image, captions, offset, size
+
+
+def read_shard(path: Path) -> tuple[list[Sample], Skipped]:
+    """The samples of a tar, and what was left out of it."""
+    samples: list[Sample] = []
+    skipped: Skipped = defaultdict(list)
+    parts: dict[str, tuple] = {}  # of the sample that is being read: field -> what it holds
+    its_key = None
+
+    def finish() -> None:
+        images = [parts[part] for part in IMAGES if part in parts]
+        captions = next((parts[part] for part in ("json", *TEXTS) if parts.get(part)), ())
+        if images and captions:
+            samples.append((images[0][0], captions, *images[0][1:]))
+        elif images:
+            broken = "broken" in parts
+            skipped[NOT_UTF8 if broken else NO_CAPTION].append(images[0][0])
+        elif parts:
+            skipped[NO_IMAGE].append(str(its_key))
+        parts.clear()
+
+    try:
+        with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as archive:
+            end = 0
+            for member in archive:
+                archive.members = []  # it would keep them all
+                if member.size < 0 or member.offset_data < end:  # it would go round in circles
+                    raise tarfile.ReadError("a header with an impossible size")
+                end = member.offset_data + (0 if member.issparse() else member.size)
+                name = member.name
+                folder, slash, base = name.rpartition("/")
+                stem, _, part = base.partition(".")
+                key, part = folder + slash + stem, part.lower()
+                if SUSPICIOUS.search(name) and join("", name) is None:
+                    skipped[OUTSIDE].append(name)
+                    continue
+                if not member.isreg() and not member.isdir() or member.issparse():
+                    skipped[SPECIAL].append(name)
+                    continue
+                if not part or member.isdir() or is_litter(base) or METADATA.fullmatch(name):
+                    continue
+                if key != its_key:
+                    finish()
+                    its_key = key
+                if part in parts:
+                    skipped["files that are twice in one sample"].append(name)
+                elif part in IMAGES:
+                    parts[part] = (name, member.offset_data, member.size)
+                elif part not in ("json", *TEXTS):
+                    skipped[f"{OTHER} ({part[:20]})"].append(name)
+                elif member.size > MAX_TEXT:
+                    skipped["texts that are too large"].append(name)
+                else:
+                    archive.fileobj.seek(member.offset_data)  # half the time of extractfile
+                    data = archive.fileobj.read(member.size)
+                    parts[part], broken = captions_in(part, data)
+                    if broken:
+                        parts["broken"] = ()
+            # A damaged header ends the iteration, too: only the end of a tar is made of zeros.
+            archive.fileobj.seek(archive.offset)
+            if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("it ends in the middle, or a header is broken")
+    except Exception as error:  # TarError, OSError, OverflowError, RecursionError, ...
+        skipped[DAMAGED].append(f"after {len(samples)} samples ({error})")
+    finish()
+    return samples, skipped
+
+
+def captions_in(part: str, data: bytes) -> tuple[tuple[str, ...], bool]:
+    """The captions in a file of a tar, and whether there are bytes that are no UTF-8."""
+    text = data.decode("utf-8-sig", errors="surrogateescape")
+    found: object = text
+    if part == "json":
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError):
+            return (), bool(BROKEN.search(text))
+        found = caption_cell(row) if isinstance(row, dict) else None
+    texts = [t for t in (found if isinstance(found, list) else [found]) if is_text(t)]
+    broken = any(BROKEN.search(t) for t in texts)
+    return tuple(t for t in map(clean_caption, texts) if t) if not broken else (), broken
