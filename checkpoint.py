@@ -10,6 +10,7 @@ import os
 import pickletools
 import zipfile
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple
@@ -17,10 +18,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from config import RESULTS, SHIPPED_WEIGHTS, ModelConfig, Recipe, TrainConfig, UserError, name_of
+from config import (
+    OLD_SETTINGS,
+    RESULTS,
+    SHIPPED_WEIGHTS,
+    ModelConfig,
+    Recipe,
+    TrainConfig,
+    UserError,
+    as_text,
+    name_of,
+    settings_of,
+)
 from files import previous, write_text, write_whole
 from latents import PosteriorEncoder
-from model import TextToImageModel, check_fit
+from model import TextToImageModel, check_fit, upgrade_weights
 from muon import load_optimizer, make_optimizers
 from tokenizer import Tokenizer
 
@@ -48,6 +60,8 @@ def save(state: dict, path: Path, keep_previous: bool = True) -> None:
     torch.save(state, buffer)
     try:
         parse(buffer.getvalue())
+    except MemoryError:
+        pass  # no room to look: better a file that nobody has looked at than none
     except Exception as error:
         raise ValueError(f"{path} could not be read back: {error}") from error
     write_whole(path, lambda file: file.write(buffer.getbuffer()), keep_previous)
@@ -79,11 +93,11 @@ def load_whole(path: Path) -> tuple[dict, Path]:
             raise
         try:
             state = _read(previous(path))
-        except Damaged:
+        except Damaged as error:
             raise Damaged(
-                f"{error}; so is {previous(path)}; put another one there (--keep-every leaves "
-                "some behind), or remove both"
-            ) from None
+                f"{error}; so is {previous(path)}; put another one there (--set "
+                "keep_every=N leaves some behind), or remove both"
+            ) from error
         print(f"{error}; going on with the one before, {previous(path)}")
         return state, previous(path)
 
@@ -95,9 +109,9 @@ def _read(path: Path) -> dict:
         content = path.read_bytes()
         state = parse(content)
     except (OSError, MemoryError) as error:
-        raise UserError(f"{path} cannot be read: {error or 'out of memory'}") from None
-    except Exception:  # foreign bytes raise any kind
-        raise Damaged(f"{path} is damaged, or not a file that torch.save wrote") from None
+        raise UserError(f"{path} cannot be read: {error or 'out of memory'}") from error
+    except Exception as error:  # foreign bytes raise any kind
+        raise Damaged(f"{path} is damaged, or not a file that torch.save wrote") from error
     if not isinstance(state, dict):
         raise UserError(f"{path} holds no weights of this project")
     return state
@@ -165,7 +179,7 @@ def load_weights(module: nn.Module, weights: dict, path: Path) -> None:
         module.load_state_dict(weights)
     except Exception as error:  # a foreign file can be wrong in any way
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise UserError(f"{path} does not fit this version of the project: {reason}") from None
+        raise UserError(f"{path} does not fit this version of the project: {reason}") from error
     for name, value in module.state_dict().items():
         if isinstance(value, Tensor) and not value.isfinite().all():
             raise UserError(f"{path}: {name} holds values that are no numbers (nan or infinite)")
@@ -173,7 +187,7 @@ def load_weights(module: nn.Module, weights: dict, path: Path) -> None:
 
 def build_model(weights: object, path: Path) -> TextToImageModel:
     """A model with these weights, on the CPU; `path` is where they came from, for the message."""
-    if not isinstance(weights, dict) or "_extra_state" not in weights:
+    if not isinstance(weights, dict) or "_extra_state" not in upgrade_weights(weights):
         raise UserError(f"{path} holds no weights of this project (no configuration in it)")
     model = TextToImageModel()
     load_weights(model, weights, path)
@@ -186,11 +200,15 @@ def model_of(state: dict, path: Path) -> TextToImageModel:
     best = state.get("best")
     weights = best.get("weights") if isinstance(best, dict) and best else state.get("ema", state)
     model = build_model(weights, path).eval()
-    halvings = state.get("halvings", model.halvings)
-    if halvings not in range(model.config.max_halvings + 1):
+    set_halvings(model, state.get("halvings", model.halvings), path)
+    return model
+
+
+def set_halvings(model: TextToImageModel, halvings: object, path: Path) -> None:
+    """Let a model draw as at that stage of training. Raises UserError where it cannot."""
+    if type(halvings) is not int or not 0 <= halvings <= model.config.max_halvings:
         raise UserError(f"{path} does not fit this version of the project: halvings {halvings!r}")
     model.halvings = halvings
-    return model
 
 
 def load_model(path: str | Path) -> TextToImageModel:
@@ -221,8 +239,8 @@ def newest_run(smoke: bool = False) -> Path | None:
 
 
 def choose_weights(name: str) -> tuple[Path, str]:
-    """The file that --model names; without it the newest run, else the shipped weights, else a
-    smoke run; and why, for people."""
+    """The file that --model names; without it the newest run, else the weights in results_short,
+    else a smoke run; and why, for people."""
     smoke = newest_run(smoke=True)
     hint = f"; for the smoke run, --model {smoke.parent}" if smoke else ""
     if name:
@@ -230,15 +248,10 @@ def choose_weights(name: str) -> tuple[Path, str]:
     elif newest := newest_run():
         path, why = newest, "the newest run"
     elif SHIPPED_WEIGHTS.exists() or not smoke:
-        path, why = SHIPPED_WEIGHTS, f"the shipped weights{hint}"
+        path, why = SHIPPED_WEIGHTS, f"as there is no run in {RESULTS}{hint}"
     else:
         path, why = smoke, "a smoke run, as there is nothing else"
     return path / "checkpoint.pth" if path.is_dir() else path, why
-
-
-def find_weights(name: str) -> Path:
-    """The file of `choose_weights`."""
-    return choose_weights(name)[0]
 
 
 # Runs
@@ -272,8 +285,10 @@ STATE = {name: type(value) for name, value in vars(Progress()).items()} | {
 }
 # What decides what is learnt: a run goes on with these as they were. Where data lie and how they
 # are found is free: what was found is compared.
-DECIDES = [f.name for cls in (Recipe, ModelConfig) for f in fields(cls) if f.name != "images"]
-DECIDES += ["crop_boxes", "resize", "fit", "init_from"]
+FIXED_ON_RESUME = [
+    f.name for cls in (Recipe, ModelConfig) for f in fields(cls) if f.name != "images"
+]
+FIXED_ON_RESUME += ["crop_boxes", "resize", "fit", "init_from"]
 
 
 def first_weights(config: TrainConfig, captions: list[str]) -> dict:
@@ -284,15 +299,17 @@ def first_weights(config: TrainConfig, captions: list[str]) -> dict:
     tokenizer, new = Tokenizer.learn(captions, config.min_count), config.model_config()
     if not config.init_from:
         return TextToImageModel(new, tokenizer).state_dict()
-    old = load_model(find_weights(config.init_from))
-    other = [f"{name_of(f)} {getattr(old.config, f.name)}" for f in fields(ModelConfig)
+    old = load_model(choose_weights(config.init_from)[0])
+    # The new run says how it draws, the file how large it is, unless that is asked for.
+    free = ("mask_scale", "truncation", "max_latent", "augmentation_dim")
+    asked = {f.name: getattr(new, f.name) for f in fields(ModelConfig)
              if f.name in ("image_size", "text_encoder", "noise_dim")
-             and getattr(old.config, f.name) != getattr(new, f.name)]  # fmt: skip
+             or (f.name not in free and getattr(new, f.name) != f.default)}  # fmt: skip
+    other = [f"--set {name}={as_text(getattr(old.config, name))}"
+             for name, value in asked.items() if getattr(old.config, name) != value]  # fmt: skip
     if other:
         raise UserError(f"{config.init_from} was trained with other sizes; add {' '.join(other)}")
-    new = dataclasses.replace(
-        old.config, mask_scale=new.mask_scale, augmentation_dim=new.augmentation_dim
-    )
+    new = dataclasses.replace(old.config, **{name: getattr(new, name) for name in free})
     known = old.tokenizer.vocabulary
     merged = Tokenizer(dict.fromkeys([*known, *tokenizer.vocabulary]))
     weights = TextToImageModel(new, merged).state_dict()
@@ -335,57 +352,52 @@ def save_run(
     save(state, folder / "checkpoint.pth")
 
 
-def check(state: dict, path: Path) -> None:
-    """Raises UserError where a file holds other things than a run's state should."""
-    wrong = [str(name) for name in (state.keys() | STATE.keys())
-             if not isinstance(state.get(name), STATE.get(name, ()))]  # fmt: skip
-    if not wrong:
-        best, unlogged = state["best"], state["unlogged"].values()
-        numbers = [value for values in unlogged for value in values]
-        for line in state["metrics"]:
-            numbers += [line["images"], *(v for k, v in line.items() if k != "split")]
-        numbers += [best["images"], best["energy_score"]] if best else []
-        fits = (
-            all(type(number) in (int, float) for number in numbers)
-            and all(
-                type(name) is str
-                for line in (*state["metrics"], state["unlogged"])
-                for name in line
-            )
-            and 0 <= state["seconds"] < 1e12
-            and all(type(values) is list and values for values in unlogged)
-            and all(type(line["split"]) is str for line in state["metrics"])
-            and type(state["config"]["images"]) is int
-            and 0 <= state["start"] <= state["images_seen"]
-            and len(state["optimizers"]) == 2
-        )
-        wrong = (
-            [] if fits else ["config, start, images_seen, unlogged, metrics, optimizers or best"]
-        )
-    if wrong:
-        names = ", ".join(name[:40].encode("unicode_escape").decode() for name in sorted(wrong))
-        raise UserError(f"{path} is no checkpoint of this version of train.py: {names} missing, "
-                        "unknown or not as it should be")  # fmt: skip
+def is_run_state(state: dict) -> bool:
+    """Whether a file holds what a run's state should, and nothing else."""
+
+    def plain(values: object) -> bool:
+        return all(type(value) in (int, float) for value in values)
+
+    if state.keys() != STATE.keys():
+        return False
+    if not all(isinstance(state[name], kind) for name, kind in STATE.items()):
+        return False
+    lines, best = state["metrics"], state["best"]
+    return (
+        all(type(line) is dict and all(type(name) is str for name in line) for line in lines)
+        and all(type(line.get("split")) is str for line in lines)
+        and all(plain([line.get("images"), *(v for k, v in line.items() if k != "split")])
+                for line in lines)
+        and all(type(name) is str for name in state["unlogged"])
+        and all(type(v) is list and v and plain(v) for v in state["unlogged"].values())
+        and (not best or plain([best.get("images"), best.get("energy_score")]))
+        and 0 <= state["seconds"] < 1e12
+        and type(state["config"].get("images")) is int
+        and 0 <= state["start"] <= state["images_seen"]
+        and len(state["optimizers"]) == 2
+    )  # fmt: skip
 
 
-def todays_state(state: dict) -> dict:
+def upgrade_checkpoint(state: dict) -> dict:
     """A checkpoint of the version that called the posterior an encoder, in today's words."""
     if "encoder" not in state:
         return state
     terms = {"latent_loss": "kl_loss", "flow_loss": "prior_loss", "sharpness_loss": "swd_loss"}
-    settings = {"latent": "kl_weight", "sharpen": "swd_weight"}
     old = state["model"]["_extra_state"]["config"]
     names = {"encoder": "posterior", "sums": "unlogged"}
-    return {names.get(name, name): value for name, value in state.items()} | {
-        "config": {settings.get(n, n): value for n, value in state["config"].items()}
+    upgraded = {names.get(name, name): value for name, value in state.items()} | {
+        "config": {OLD_SETTINGS.get(n, n): value for n, value in state["config"].items()}
         | {n: old[n] for n in ("text_dim", "max_tokens", "num_heads")}
         | {"channels": tuple(old["channels"])},
-        # Half of the scenes that it was validated with are for tests now.
-        "data": {n: f for n, f in state["data"].items() if state["config"]["data"] or n == "train"},
         "halvings": old["halvings"],
         "unlogged": {terms.get(n, n): values for n, values in state["sums"].items()},
         "metrics": [{terms.get(n, n): v for n, v in line.items()} for line in state["metrics"]],
     }
+    if not state["config"]["data"]:  # half of the scenes that it was validated with are tests now
+        upgraded |= {"data": {"train": state["data"]["train"]}, "best": {}}
+        for line in upgraded["metrics"]:
+            line["split"] = line["split"].replace("validation", "validation of before")
+    return upgraded
 
 
 def resume(config: TrainConfig, folder: Path, fingerprints: dict[str, str]) -> dict | None:
@@ -396,18 +408,18 @@ def resume(config: TrainConfig, folder: Path, fingerprints: dict[str, str]) -> d
     path = folder / "checkpoint.pth"
     if not path.exists() and not previous(path).exists():
         return None
-    try:
-        state = todays_state(load(path, repair=True))
-        check(state, path)
-    except (KeyError, TypeError, AttributeError, RuntimeError):  # a foreign file, wrong in any way
-        raise UserError(f"{path} is no checkpoint of train.py") from None
+    state = load(path, repair=True)
+    with suppress(KeyError, TypeError, AttributeError):  # what is left then is no state of a run
+        state = upgrade_checkpoint(state)
+    if not is_run_state(state):
+        raise UserError(f"{path} is no checkpoint of this version of train.py")
     # A setting that came later has a default that changes nothing, so that older runs go on.
     settings = {f.name: f for f in fields(config)}
     old, new = {n: f.default for n, f in settings.items()} | state["config"], asdict(config)
     told = {n: f"{name_of(settings[n])} was {old[n]!r}, is {new[n]!r}"
             for n in sorted(new) if repr(old[n]) != repr(new[n])}  # fmt: skip
     begun = {"init_from"} if not config.init_from else set()  # only its beginning depends on it
-    refused = [told[n] for n in told if n in DECIDES and n not in begun]
+    refused = [told[n] for n in told if n in FIXED_ON_RESUME and n not in begun]
     was, now = (c["data"] or "the scenes" for c in (old, new))
     differ = "have changed" if was == now else f"are not those of {was}"
     refused += [f"the {split} pictures or captions of {now} {differ}"
@@ -436,8 +448,7 @@ def networks_of(
     ema = build_model(state["ema"], path).requires_grad_(False)
     if ema.config != model.config:
         raise UserError(f"{path} holds an average of another model")
-    if not 0 <= state["halvings"] <= model.config.max_halvings:
-        raise UserError(f"{path} holds {state['halvings']} halvings, which its model cannot have")
+    set_halvings(model, state["halvings"], path)
     posterior = PosteriorEncoder(max(1, model.config.noise_dim))
     load_weights(posterior, state["posterior"], path)
     networks = Networks(model, ema, posterior)
@@ -449,7 +460,7 @@ def networks_of(
             load_optimizer(optimizer, saved)
     except Exception as error:  # a foreign file can be wrong in any way
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise UserError(f"{path} does not fit this version of train.py: {reason}") from None
+        raise UserError(f"{path} does not fit this version of train.py: {reason}") from error
     return networks, optimizers
 
 
@@ -478,14 +489,6 @@ def write_record(
         resumed = {**about, "images_seen": images_seen, "changed": changed}
         record["resumed"] = [*record.get("resumed", []), resumed]
     write_text(folder / "config.json", json.dumps(record, indent=2) + "\n")
-
-
-def settings_of(record: dict) -> dict:
-    """The settings that a run was started with last."""
-    settings = dict(record.get("train", {}))
-    for resumed in record.get("resumed", []):
-        settings |= resumed.get("changed", {})
-    return settings
 
 
 def is_smoke(folder: Path) -> bool:

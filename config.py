@@ -1,7 +1,7 @@
-"""Which settings does each script have, how are they given, and how is a user's mistake told?
+"""Which settings does each script have, how are they given, and how are user errors reported?
 
-A setting is a field of a frozen dataclass. Those that users want are flags (--name value); all of
-them can be given with --set name=value, or in a JSON file with --config FILE.
+A setting is a field of a frozen dataclass. Those that users want are flags (--name value); where a
+script has more of them, all can be given with --set name=value, or in a JSON file by --config FILE.
 """
 
 import argparse
@@ -28,10 +28,11 @@ TEXT_ENCODERS = ("lstm", "attention", "both")
 # What the decoder is told of how a training image was changed, a column each (augment.py).
 AUGMENTATIONS = ("brightness", "contrast", "saturation", "warmth", "noise", "down", "right",
                  "mirror")  # fmt: skip
+OLD_SETTINGS = {"latent": "kl_weight", "sharpen": "swd_weight"}  # as older records call them
 RESULTS = Path("results")  # results/<run>/checkpoint.pth
 SHIPPED_WEIGHTS = Path(__file__).parent / "results_short" / "text_to_image_model.pth"
 FEW = 100  # images; fewer are not enough to learn from
-RESERVED = ("cache", "check", "evaluation", "judges")  # folders of results/ that are no runs
+RESERVED = ("cache", "evaluation", "judges")  # folders of results/ that are no runs
 
 
 class UserError(ValueError):
@@ -149,7 +150,11 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the model learns; a run goes on only with the recipe it began with."""
+    """How the model learns; a run goes on only with the recipe it began with.
+
+    What defines a term (the scales of a loss, the strengths in augment.py, the bounds in
+    latents.py) is a constant beside its use.
+    """
 
     images: int = setting(120_000, "length of the run, in images seen", positive=True)
     batch_size: int = setting(64, "images a step", positive=True)
@@ -227,7 +232,7 @@ class DataConfig:
         return {"image_size": image_size} | {name: getattr(self, name) for name in names}
 
 
-def reading(config: object) -> dict:
+def data_options(config: DataConfig) -> dict:
     """Those settings of any script that tell how a collection is read, for CaptionedImages."""
     return {f.name: getattr(config, f.name) for f in fields(DataConfig) if f.name != "data"}
 
@@ -367,8 +372,8 @@ def parse_flags(
 ) -> Any:
     """The settings that a command line gives, as an instance of config_class.
 
-    A preset (an entry of `presets`) changes defaults, --config FILE changes what is left, flags win
-    over both, and --set over all. Booleans are --name and --no-name; flags of lists are repeated.
+    A preset (an entry of `presets`) changes defaults; --config FILE wins over it, flags win over
+    both, and --set over all. Booleans are --name and --no-name; flags of lists are repeated.
     """
     parser = argparse.ArgumentParser(
         description=description,
@@ -380,7 +385,7 @@ def parse_flags(
     groups = {}
     for cls in filter(is_dataclass, config_class.__mro__):
         for name in vars(cls)["__annotations__"]:
-            groups.setdefault(name, cls.__doc__)
+            groups.setdefault(name, cls.__doc__.splitlines()[0].rstrip("."))
     titled = {title: parser.add_argument_group(title) for title in dict.fromkeys(groups.values())}
     for f in known.values():
         if f.metadata["positional"]:
@@ -391,21 +396,21 @@ def parse_flags(
     if others:
         told = "any setting of config.py; repeat the flag for several"
         parser.add_argument("--set", action="append", metavar="NAME=VALUE", help=told)
-        told = "JSON of settings, or config.json of a run"
+        told = "JSON of settings; for train.py also the config.json of a run"
         parser.add_argument("--config", metavar="FILE", help=told)
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
 
     given = vars(parser.parse_intermixed_args(argv))
-    file = read_settings(given.pop("config", ""), known)
-    given = presets.get(given.get("preset", ""), {}) | file | given
+    given.pop("traceback", None)
+    assignments = {}
     for assignment in given.pop("set", ()):
         name, _, text = assignment.partition("=")
         if name not in known:
             raise UserError(f"--set {assignment}: there is no setting {name!r}; config.py lists "
                             "them all")  # fmt: skip
-        given[name] = from_text(known[name], text)
-    given.pop("traceback", None)
-    return config_class(**given)
+        assignments[name] = from_text(known[name], text)
+    given = read_settings(given.pop("config", ""), known) | given | assignments
+    return config_class(**presets.get(given.get("preset", ""), {}) | given)
 
 
 def _argument(f: Field) -> dict:
@@ -429,8 +434,8 @@ def from_text(f: Field, text: str) -> Any:
         if isinstance(default, tuple):
             return tuple(map(type(default[0]), filter(None, text.split(","))))
         return [text] if isinstance(default, list) else type(default)(text)
-    except (ValueError, KeyError):
-        raise UserError(f"--set {f.name} takes {KINDS[type(default)]}, not {text!r}") from None
+    except (ValueError, KeyError) as error:
+        raise UserError(f"--set {f.name} takes {KINDS[type(default)]}, not {text!r}") from error
 
 
 def read_settings(file: str, known: dict[str, Field]) -> dict:
@@ -440,9 +445,9 @@ def read_settings(file: str, known: dict[str, Field]) -> dict:
     try:
         values = json.loads(Path(file).read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"--config {file} cannot be read: {error}") from None
+        raise UserError(f"--config {file} cannot be read: {error}") from error
     if isinstance(values, dict) and isinstance(values.get("train"), dict):
-        values = values["train"]
+        values = settings_of(values)
     if not isinstance(values, dict) or set(values) - set(known):
         unknown = sorted(set(values) - set(known)) if isinstance(values, dict) else "no settings"
         raise UserError(f"--config {file} holds {unknown}; config.py lists all settings")
@@ -450,11 +455,24 @@ def read_settings(file: str, known: dict[str, Field]) -> dict:
             for name, v in values.items()}  # fmt: skip
 
 
+def settings_of(record: dict) -> dict:
+    """The settings that a run was started with last, from its config.json."""
+    settings = record["train"] if isinstance(record.get("train"), dict) else {}
+    for resumed in record.get("resumed", ()):
+        settings = settings | resumed.get("changed", {})
+    return {OLD_SETTINGS.get(name, name): value for name, value in settings.items()}
+
+
+def as_text(value: Any) -> str:
+    """A value as --set takes it."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 class Stream:
     """A stream of text that falls silent, and does not raise, when what it leads to is gone.
 
-    reader_gone: a pipe was closed at its other end. A terminal that was closed is no such case: who
-    wants to be told sends SIGHUP.
+    reader_gone: a pipe was closed at its other end. A closed terminal is another case: it sends
+    SIGHUP.
     """
 
     def __init__(self, stream: Any):
@@ -489,8 +507,8 @@ def reader_gone() -> bool:
 def run(
     main: Callable, config_class: type, description: str | None, presets: dict | None = None
 ) -> None:
-    """Call main with the settings of the command line. A mistake of the user's, or trouble with a
-    file, becomes one sentence and exit status 2; with --traceback, it is shown whole."""
+    """Call main with the settings of the command line. A user's mistake, or trouble with a file,
+    becomes one sentence and exit status 2; --traceback shows where it comes from, too."""
     for name in ("stdout", "stderr"):  # captions of any script, terminals of any kind
         getattr(sys, name).reconfigure(errors="backslashreplace")
         setattr(sys, name, Stream(getattr(sys, name)))
@@ -502,7 +520,7 @@ def run(
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped; repeat the command to go on", file=sys.stderr)
+        print("stopped", file=sys.stderr)
         sys.exit(130)
     except Exception:  # a fault of ours; status 1 says other things in dataset.py
         traceback.print_exc()
@@ -521,9 +539,9 @@ def choose_device(name: str) -> "torch.device":
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"--device {name}, but torch finds no such device; use --device cpu, or "
-                        "auto") from None  # fmt: skip
+                        "auto") from error  # fmt: skip
     if device.type not in ("cpu", "cuda", "mps"):
         raise UserError(f"--device {name} is none of cpu, cuda, cuda:1, ..., mps")
     return device

@@ -31,7 +31,7 @@ from formats import Collection, Record, check_or_export, open_collection
 from model import TextToImageModel
 from tokenizer import PAD, START, UNKNOWN
 
-NUM_SCENES = {"train": 32_768, "validation": 1_024, "unseen": 1_024}
+NUM_SCENES = {"train": 32_768, "validation": 1_024, "unseen": 1_024, "test": 1_024}
 Item = tuple[Tensor, list[str], str]  # image (3, S, S) uint8, captions, relative path
 
 
@@ -41,9 +41,9 @@ class CaptionedImages(Dataset):
     Args:
         data: a folder (or zip, tar, table), a list of (image path, caption or captions), or None
             for the scenes.
-        split: "train", "validation" or another that the collection has (scenes: "unseen"). Where
-            it tells nothing of validation, that is picked by a hash of the path, so that an image
-            stays where it is when files are added.
+        split: "train", "validation" or another that the collection has (scenes: "unseen" and
+            "test"). Where it tells nothing of validation, that is picked by a hash of the path, so
+            that an image stays where it is when files are added.
         image_size: S, in pixels.
         validation_fraction: of the images, 0..1, kept out of training.
         cache_dir: folder of the caches of captions and pixels.

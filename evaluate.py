@@ -56,7 +56,15 @@ from tqdm import tqdm
 import checkpoint
 import figures
 import scenes
-from config import DataConfig, EvaluateConfig, UserError, choose_device, provenance, reading, run
+from config import (
+    DataConfig,
+    EvaluateConfig,
+    UserError,
+    choose_device,
+    data_options,
+    provenance,
+    run,
+)
 from dataset import CaptionedImages
 from evaluation import judges, metrics, scene_sets, systems
 from evaluation.metrics import bootstrap, mean
@@ -221,7 +229,7 @@ def trained_with(state: dict, path: Path, config: EvaluateConfig) -> dict:
     """How to read the images: by the flags, and what those leave at their default as the run did
     that the weights come from; exported weights do not tell. Raises UserError where a run on a
     collection is to be judged on the scenes, or the reverse."""
-    settings, defaults = reading(config), reading(DataConfig())
+    settings, defaults = data_options(config), data_options(DataConfig())
     # Where to look, and what is safe to read, is not for a file of weights to say.
     names = ("format", "caption_from", "crop_boxes", "resize", "fit")
     trained = state.get("config")
@@ -242,7 +250,7 @@ def main(config: EvaluateConfig) -> dict:
     """Measure, write evaluation.json and the figures, print a table; returns what was written."""
     began, device = time.monotonic(), choose_device(config.device)
     about = provenance(device)  # before what is written here changes the tree
-    state, path = checkpoint.load_whole(checkpoint.find_weights(config.model))
+    state, path = checkpoint.load_whole(checkpoint.choose_weights(config.model)[0])
     model = checkpoint.model_of(state, path).to(device)
     settings, size = trained_with(state, path, config), model.config.image_size
     dataset = CaptionedImages(config.data or None, image_size=size, **settings)

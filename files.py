@@ -39,7 +39,9 @@ def write_whole(
         for litter in path.parent.glob(f"{path.name}.{os.getpid()}.*tmp"):
             with suppress(OSError):  # of a folder that is read-only by now
                 litter.unlink()
-        raise UserError(f"{path} cannot be written: {error}; what was there is unchanged") from None
+        raise UserError(
+            f"{path} cannot be written: {error}; what was there is unchanged"
+        ) from error
     if os.name == "posix":  # so that the new name, too, survives a power cut
         with suppress(OSError):  # of file systems that do without
             folder = os.open(path.parent, os.O_RDONLY)
@@ -70,7 +72,7 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+")  # noqa: SIM115 (closed below)
     except OSError as error:
-        raise UserError(f"{path.parent} cannot be written: {error}") from None
+        raise UserError(f"{path.parent} cannot be written: {error}") from error
     with file:
         try:
             waiting = False
@@ -90,7 +92,7 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
             file.write(str(os.getpid()))
             file.flush()
         except OSError as error:
-            raise UserError(f"{path} cannot be locked: {error}") from None
+            raise UserError(f"{path} cannot be locked: {error}") from error
         yield
 
 

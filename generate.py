@@ -43,7 +43,7 @@ def read_prompts(config: GenerateConfig) -> list[str]:
                 content = Path(config.input_file).read_bytes()
             except OSError as error:
                 told = f"--input-file {config.input_file} cannot be read: {error.strerror}"
-                raise UserError(told) from None
+                raise UserError(told) from error
         lines = content.decode("utf-8-sig", errors="replace").split("\n")
         prompts += [line.strip() for line in lines if line.strip()]
         if broken := sum("\ufffd" in line for line in lines):
@@ -164,7 +164,7 @@ def main(config: GenerateConfig) -> list[Path]:
                     raise UserError(
                         f"{error}; {len(to_draw) - len(missing):,} of {len(to_draw):,} pictures "
                         "were written; for the others repeat the command with --skip-existing"
-                    ) from None
+                    ) from error
                 if not many:
                     print(file)
                 bar.update()

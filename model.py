@@ -193,7 +193,7 @@ def composite(layers: Tensor, mask_scale: float) -> Tensor:
     return F.pixel_shuffle(x.flatten(1, 2), 2)  # (B, 3, H, W)
 
 
-def todays_names(state_dict: dict) -> dict:
+def upgrade_weights(state_dict: dict) -> dict:
     """Weights as they are called today: without the prefixes of torch.compile and of wrappers for
     several devices, and of files that were saved when `flow` was the prior."""
     prefixes = re.compile(r"^(module\.|_orig_mod\.)+")
@@ -461,7 +461,7 @@ class TextToImageModel(nn.Module):
         if "_extra_state" not in state_dict and {"model", "ema", "images_seen"} <= set(state_dict):
             raise ValueError("this is a checkpoint of training, not a file of weights; "
                              "checkpoint.load_model(path) gives its model")  # fmt: skip
-        state_dict, halvings = todays_names(state_dict), 0
+        state_dict, halvings = upgrade_weights(state_dict), 0
         extra = state_dict.get("_extra_state")
         if extra is not None:
             settings = dict(extra["config"])

@@ -36,9 +36,9 @@ from config import (
     UserError,
     choose_device,
     choose_precision,
+    data_options,
     provenance,
     reader_gone,
-    reading,
     run,
 )
 from dataset import Batch, CaptionedImages, generator_for, items_at, training_batch
@@ -53,22 +53,24 @@ LOOKED_AT = 10_000  # images whose captions are measured before training starts
 NUM_SAMPLES = 16  # captions of the sample sheets
 
 
-class Schedule(NamedTuple):
-    """What changes along a run."""
+class Clock(NamedTuple):
+    """Where a run is, and what follows from it for the next step."""
 
+    images_seen: int
     lr: float
     halvings: int  # of the sides of training images
-    latent: float  # 0..1, how far the price of latents is ramped in
-    swd: float  # 0..1, the same of swd_weight
+    latent: float  # 0..1, how far kl_weight is ramped in; 0: latents are noise
+    swd: float  # 0..1, how far swd_weight is
 
 
-def schedule_at(recipe: TrainConfig, progress: Progress) -> Schedule:
-    """What holds for the next step."""
+def clock_at(recipe: TrainConfig, progress: Progress) -> Clock:
+    """The clock of the next step."""
     seen, start = progress.images_seen, progress.start
-    # Never halved more often than before: with --init-from, training begins at full size.
     halvings = sum(seen < fraction * recipe.images for fraction in recipe.grow_at)
-    return Schedule(
+    return Clock(
+        seen,
         learning_rate(recipe, seen, start),
+        # Never more than before: with --init-from, training begins at full size.
         min(progress.halvings, halvings),
         ramp(recipe, seen, start, recipe.latent_ramp) if recipe.noise_dim else 0.0,
         ramp(recipe, seen, start, recipe.swd_ramp) if recipe.swd_weight else 0.0,
@@ -79,7 +81,7 @@ def learning_rate(recipe: Recipe, images_seen: int, start: int) -> float:
     """Warm-up, then cosine down to final_lr_fraction at the end of the run that began at start."""
     done, length = images_seen - start, recipe.images - start
     longer = max(recipe.warm_up, recipe.warm_up_steps * recipe.batch_size)
-    warm_up = min(1.0, (done + recipe.batch_size) / min(longer, length / 10))
+    warm_up = min(1.0, (done + recipe.batch_size) / max(1, min(longer, length / 10)))
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done / length)))
     last = recipe.final_lr_fraction
     return recipe.lr * warm_up * (last + (1 - last) * cosine)
@@ -94,30 +96,29 @@ def ramp(recipe: Recipe, images_seen: int, start: int, within: tuple[float, ...]
 
 
 def compute_losses(
-    batch: Batch, networks: Networks, recipe: Recipe, now: Schedule, images_seen: int,
-    precision: torch.dtype,
-) -> dict[str, Tensor]:  # fmt: skip
-    """The terms of a step that count by now, not weighted; for a step, images_seen decides the
-    filters of the sliced Wasserstein loss. Convolutions run in `precision`."""
+    batch: Batch, networks: Networks, recipe: TrainConfig, clock: Clock
+) -> dict[str, Tensor]:
+    """The terms of a step that count by now, each a scalar, not weighted."""
     model, ema, posterior = networks
     losses = {}
-    real = F.avg_pool2d(batch.images, 2**now.halvings)  # (B, 3, h, w)
-    with torch.autocast(real.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
+    real = F.avg_pool2d(batch.images, 2**clock.halvings)  # (B, 3, h, w)
+    fast = choose_precision(recipe.precision, real.device) == torch.bfloat16
+    with torch.autocast(real.device.type, torch.bfloat16, enabled=fast):
         text, latents = model.encode(batch.tokens), batch.noise  # (R, B, Z)
-        if now.latent > 0:  # not noise, but what the caption leaves open
+        if clock.latent > 0:  # not noise, but what the caption leaves open
             drawn = ema.predict_mean(batch.tokens, batch.augmentation)
             mean, log_std = posterior(real, drawn)  # (B, Z) each
             latents = mean + log_std.exp() * batch.noise  # (R, B, Z)
             losses["kl_loss"] = kl_divergence(mean, log_std)
         layers, _ = model.decode(text, latents[0], batch.augmentation)
-    if now.latent > 0:
+    if clock.latent > 0:
         pooled = text.pooled.detach().repeat(len(latents), 1)
         samples = latents.detach().flatten(0, 1)  # (R * B, Z)
         losses["prior_loss"] = model.prior.negative_log_likelihood(samples, pooled)
     losses["regression_loss"] = regression_loss(composite(layers, mask_scale=1), real)
-    if now.swd > 0:
+    if clock.swd > 0:
         sharp = composite(layers, recipe.swd_mask_scale)  # (B, 3, h, w)
-        filters = generator_for(recipe.seed, 3, images_seen)
+        filters = generator_for(recipe.seed, 3, clock.images_seen)
         losses["swd_loss"] = sliced_wasserstein_loss(
             sharp, real, filters, recipe.swd_filters, recipe.swd_scales
         )
@@ -125,14 +126,14 @@ def compute_losses(
     return losses
 
 
-def weighted_sum(losses: dict[str, Tensor], recipe: Recipe, now: Schedule) -> Tensor:
+def weighted_sum(losses: dict[str, Tensor], recipe: Recipe, clock: Clock) -> Tensor:
     """What is minimised."""
     weights = {
         "regression_loss": 1.0,
-        "kl_loss": now.latent * recipe.kl_weight,
+        "kl_loss": clock.latent * recipe.kl_weight,
         "prior_loss": recipe.prior_weight,
-        "swd_loss": now.swd * recipe.swd_weight,
-        "colour_loss": now.swd * recipe.swd_weight,
+        "swd_loss": clock.swd * recipe.swd_weight,
+        "colour_loss": clock.swd * recipe.swd_weight,
     }
     return sum(weights[name] * loss for name, loss in losses.items())
 
@@ -147,12 +148,12 @@ def update_ema(ema: nn.Module, model: nn.Module, half_life: float, batch_size: i
 def track_best(progress: Progress, measured: dict, ema: TextToImageModel, recipe: Recipe) -> str:
     """Keep the averaged weights with the lowest energy score, once all terms count fully and
     images have their full size, so that scores compare. Returns a warning of overfitting, or ""."""
-    clock, start = progress.images_seen, progress.start
-    if ramp(recipe, clock, start, recipe.swd_ramp) == 1 and not ema.halvings:
+    seen, start = progress.images_seen, progress.start
+    if ramp(recipe, seen, start, recipe.swd_ramp) == 1 and not ema.halvings:
         name, ending = "energy_score", "; those weights are kept"
         if not progress.best or measured[name] <= progress.best[name]:
             weights = copy.deepcopy(ema.state_dict())
-            progress.best = {"images": clock, name: measured[name], "weights": weights}
+            progress.best = {"images": seen, name: measured[name], "weights": weights}
         lowest = progress.best
     else:
         name, ending = "regression_loss", "; more pictures help, or a new run with --images {:d}"
@@ -163,7 +164,7 @@ def track_best(progress: Progress, measured: dict, ema: TextToImageModel, recipe
     if lowest["images"] <= start or measured[name] <= OVERFIT * lowest[name]:
         return ""
     return (
-        f"{clock:,} images: overfitting, held-out captions were drawn best after "
+        f"{seen:,} images: overfitting, held-out captions were drawn best after "
         f"{lowest['images']:,} ({name.replace('_', ' ')} {lowest[name]:.4f}, now "
         f"{measured[name]:.4f}){ending.format(lowest['images'])}"
     )
@@ -182,7 +183,7 @@ def save_samples(path: Path, model: TextToImageModel, dataset: CaptionedImages, 
 
 class Stop:
     """Ctrl-C, SIGTERM and a closed terminal ask to stop after the step; a second one stops at once.
-    What was told to ignore them (nohup) goes on. A closed pipe behind `| tee` asks to stop, too."""
+    Signals ignored at start (nohup) stay ignored. A closed pipe (`| head`) asks to stop, too."""
 
     def __enter__(self) -> "Stop":
         self.signal = 0
@@ -213,7 +214,8 @@ class Log:
     def __init__(self, path: Path, config: TrainConfig, progress: Progress, data: CaptionedImages):
         self.path, self.progress, self.data = path, progress, data
         self.began = time.monotonic() - progress.seconds
-        self.first = self.last = progress.images_seen, progress.seconds, data.seconds_waited
+        self.first_seen, self.first_seconds = progress.images_seen, progress.seconds
+        self.last_seconds, self.last_waited = progress.seconds, data.seconds_waited
         self.bar = tqdm(total=config.images, initial=progress.images_seen, unit="img",
                         desc="training", smoothing=0.05)  # fmt: skip
         self.write()  # without what a crash left behind the last checkpoint
@@ -234,15 +236,13 @@ class Log:
         unlogged, self.progress.unlogged = self.progress.unlogged, {}
         means = {"largest_total": max(unlogged.pop("total"))}  # spikes that recover show here
         means |= {name: sum(values) / len(values) for name, values in unlogged.items()}
-        first_seen, first_seconds, _ = self.first
-        _, last_seconds, last_waited = self.last
-        self.last = seen, seconds, self.data.seconds_waited
-        self.add("train", image_size, means | {
-            "lr": lr, "seconds": seconds,
-            "images_per_second": (seen - first_seen) / (seconds - first_seconds),
-            "fraction_of_seconds_waiting_for_data":
-                (self.data.seconds_waited - last_waited) / max(1e-9, seconds - last_seconds),
-        })  # fmt: skip
+        speed = (seen - self.first_seen) / (seconds - self.first_seconds)
+        waited = self.data.seconds_waited - self.last_waited
+        waiting = waited / max(1e-9, seconds - self.last_seconds)
+        self.last_seconds, self.last_waited = seconds, self.data.seconds_waited
+        means |= {"lr": lr, "seconds": seconds, "images_per_second": speed,
+                  "fraction_of_seconds_waiting_for_data": waiting}  # fmt: skip
+        self.add("train", image_size, means)
 
     def add(self, split: str, image_size: int, values: dict[str, float]) -> None:
         rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
@@ -253,7 +253,9 @@ class Log:
 
 def open_data(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages]:
     """Training and validation images."""
-    dataset = CaptionedImages(config.data or None, image_size=config.image_size, **reading(config))
+    dataset = CaptionedImages(
+        config.data or None, image_size=config.image_size, **data_options(config)
+    )
     validation = dataset.other_split("validation")
     if not len(dataset) or not len(validation):
         raise UserError(
@@ -297,12 +299,12 @@ def require_finite(
     images_seen: int,
 ) -> dict[str, float]:
     """The values as plain numbers, by one transfer from the device. Raises UserError where one is
-    no number, and leaves what it takes to look at that step again."""
+    no number, and writes non_finite.json to reproduce the step."""
     numbers = torch.stack([value.detach().float() for value in values.values()]).tolist()
-    values = dict(zip(values, numbers, strict=True))
-    what = [f"{name} became {value}" for name, value in values.items() if not math.isfinite(value)]
+    found = dict(zip(values, numbers, strict=True))
+    what = [f"{name} became {value}" for name, value in found.items() if not math.isfinite(value)]
     if not what:
-        return values
+        return found
     items = items_at(config, len(dataset), images_seen)
     paths = [dataset.collection.records[dataset.indices[i]].path for i in items]
     step = {"what": what[0], "images_seen": images_seen, "seed": config.seed, "pictures": paths}
@@ -339,7 +341,7 @@ def train(
     state = state or checkpoint.new_state(config, fingerprints, dataset.captions())
     progress = Progress(**{name: state[name] for name in vars(Progress())})
     end = min(config.images, config.stop_after or config.images)
-    if is_there_already(config, folder, progress.images_seen, end):
+    if nothing_left_to_do(config, folder, progress.images_seen, end):
         return folder
     networks, optimizers = checkpoint.networks_of(state, folder / "checkpoint.pth", config, device)
     model, ema, posterior = networks
@@ -353,23 +355,23 @@ def train(
     with Stop() as stop, log.bar:
         while not stopping:
             # Data
-            now, before = schedule_at(config, progress), progress.images_seen
+            clock, before = clock_at(config, progress), progress.images_seen
             batch = training_batch(dataset, model, config, before)
-            progress.halvings = model.halvings = ema.halvings = now.halvings
+            progress.halvings = model.halvings = ema.halvings = clock.halvings
 
             # Losses
-            losses = compute_losses(batch, networks, config, now, before, precision)
-            total = weighted_sum(losses, config, now)
+            losses = compute_losses(batch, networks, config, clock)
+            total = weighted_sum(losses, config, clock)
 
             # Update
             for optimizer in optimizers:
                 optimizer.zero_grad()
                 for group in optimizer.param_groups:
-                    group["lr"] = now.lr * group["relative_lr"]
+                    group["lr"] = clock.lr * group["relative_lr"]
             total.backward()
             norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-            values = {**losses, "total": total, "gradient norm": norm}
-            values = require_finite(values, config, folder, dataset, before)
+            terms = {**losses, "total": total, "gradient norm": norm}
+            values = require_finite(terms, config, folder, dataset, before)
             for optimizer in optimizers:
                 optimizer.step()
 
@@ -378,10 +380,11 @@ def train(
             update_ema(ema, model, config.ema_half_life * seen, len(batch.images))
 
             # Log
-            log.step({name: values[name] for name in (*losses, "total")}, len(batch.images))
-            size, finished = config.image_size >> now.halvings, seen == config.images
+            del values["gradient norm"]
+            log.step(values, len(batch.images))
+            size, finished = config.image_size >> clock.halvings, seen == config.images
             if finished or passed(before, seen, config.sample_every / config.logs_per_sample):
-                log.train(size, now.lr)
+                log.train(size, clock.lr)
 
             # Validate and sample
             due = finished or passed(before, seen, config.sample_every)
@@ -398,18 +401,18 @@ def train(
             keep = config.keep_every > 0 and passed(before, seen, config.keep_every)
             stopping = seen >= end or stop.status != 0
             if due or keep or stopping:
-                norm = {"norm of the weights": nn.utils.get_total_norm(parameters)}
-                require_finite(norm, config, folder, dataset, before)
+                terms = {"norm of the weights": nn.utils.get_total_norm(parameters)}
+                require_finite(terms, config, folder, dataset, before)
                 checkpoint.save_run(
                     folder, config, fingerprints, progress, networks, optimizers, keep
                 )
-    tell_the_end(config, folder, progress, end, about["command"])
+    print_summary(config, folder, progress, end, about["command"])
     if stop.status:
         sys.exit(stop.status)
     return folder
 
 
-def is_there_already(config: TrainConfig, folder: Path, seen: int, end: int) -> bool:
+def nothing_left_to_do(config: TrainConfig, folder: Path, seen: int, end: int) -> bool:
     """Whether no step is left to do; says so. Raises UserError where --stop-after lies behind."""
     if seen >= config.images:
         print(f"{folder} is finished: {seen:,} images seen; to train on: --images {2 * seen}")
@@ -421,7 +424,7 @@ def is_there_already(config: TrainConfig, folder: Path, seen: int, end: int) -> 
     return seen >= end
 
 
-def tell_the_end(
+def print_summary(
     config: TrainConfig, folder: Path, progress: Progress, end: int, command: str
 ) -> None:
     """What a person wants to know when training stops."""
@@ -434,9 +437,10 @@ def tell_the_end(
     if best and best["images"] < seen:
         print(f"the weights of image {best['images']:,} drew held-out captions best: they are kept")
     name, file = shlex.quote(folder.name), shlex.quote(f"{folder.name}.pth")
+    smoke = config.preset == "smoke"  # is drawn from or kept only where that is asked for
     print(f"done: see {folder}/samples and {folder}/loss.png; to draw: python generate.py "
-          '--input "..."; to keep the weights: python save_model.py '
-          f"--run {name} --output {file}")  # fmt: skip
+          f'--input "..."{f" --model {shlex.quote(str(folder))}" * smoke}; to keep the weights: '
+          f"python save_model.py --run {name} --output {file}{' --force' * smoke}")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -264,8 +264,8 @@ def read(path: Path) -> Judges:
         if "recogniser" in state:
             recogniser = AttributeRecogniser().eval()
             recogniser.load_state_dict(state["recogniser"])
-    except Exception:  # a foreign file can be wrong in any way
-        raise UserError(f"{path} holds no judges; remove it and fit them again") from None
+    except Exception as error:  # a foreign file can be wrong in any way
+        raise UserError(f"{path} holds no judges; remove it and fit them again") from error
     weights = hashlib.blake2b(digest_size=6)
     for judge in filter(None, (encoder, recogniser)):
         for value in judge.state_dict().values():

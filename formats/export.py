@@ -45,7 +45,7 @@ def export_collection(config: CheckConfig) -> None:
     try:
         unfinished.mkdir(parents=True)
     except OSError as error:
-        raise UserError(f"{out} cannot be written: {error}") from None
+        raise UserError(f"{out} cannot be written: {error}") from error
     try:
         num = WRITERS[config.export](unfinished, read(collection, settings, config.export))
         unfinished.rename(out)

@@ -180,7 +180,7 @@ class Zip(Place):
         try:
             return BytesIO(opened_zip(self.root, *self._state()).read(entry))
         except Exception as error:  # encrypted, damaged, packed in an unknown way
-            raise OSError(f"{name} in {self.root} cannot be unpacked: {error}") from None
+            raise OSError(f"{name} in {self.root} cannot be unpacked: {error}") from error
 
 
 @lru_cache(maxsize=8)
@@ -193,7 +193,7 @@ def opened_zip(path: Path, *state: int) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         told = f"{path} cannot be read as a zip, it is damaged, cut short or none: {error}"
-        raise UserError(told) from None
+        raise UserError(told) from error
 
 
 def join(folder: str, name: str) -> str | None:

@@ -31,7 +31,7 @@ def read_text(place: Place, name: str, limit: int = MAX_BYTES) -> str:
         with place.open(name) as file:
             data = file.read(limit + 1)
     except OSError as error:
-        raise UserError(f"{name} cannot be read: {error}") from None
+        raise UserError(f"{name} cannot be read: {error}") from error
     if len(data) > limit:
         raise UserError(f"{name} is larger than {limit:,} bytes")
     encoding, errors = encoding_of(data[:2])
@@ -110,7 +110,7 @@ def lines_one_by_one(place: Place, name: str) -> Iterator[str]:
             for line in io.TextIOWrapper(file, encoding, errors, newline="\n"):
                 yield line.replace("\ufffd", "\udcff") if errors == "replace" else line
     except OSError as error:
-        raise UserError(f"{name} cannot be read: {error}") from None
+        raise UserError(f"{name} cannot be read: {error}") from error
 
 
 def csv_rows(place: Place, name: str) -> Rows:
@@ -138,28 +138,28 @@ def csv_rows(place: Place, name: str) -> Rows:
             row = dict(zip(columns, cells, strict=False)) if fits else MORE_CELLS
             yield f"line {reader.line_num}", row
     except csv.Error as error:
-        raise UserError(f"{name}, line {reader.line_num}: {error}") from None
+        raise UserError(f"{name}, line {reader.line_num}: {error}") from error
 
 
 def parquet_rows(place: Place, name: str) -> Rows:
     try:
         from pyarrow import ArrowException, parquet
-    except ImportError:
+    except ImportError as error:
         raise UserError(f"{name} needs pyarrow: pip install pyarrow; or save the table as "
-                        "metadata.jsonl") from None  # fmt: skip
+                        "metadata.jsonl") from error  # fmt: skip
     try:
         with place.open(name) as file:
             for i, row in enumerate(parquet.read_table(file).to_pylist()):
                 yield f"row {i}", row
     except (ArrowException, OSError) as error:
-        raise UserError(f"{name} cannot be read: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{name} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def load_json(place: Place, name: str) -> list | dict:
     try:
         data = json.loads(read_text(place, name))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{name} is no JSON: {error}") from None
+        raise UserError(f"{name} is no JSON: {error}") from error
     if not isinstance(data, (list, dict)):
         raise UserError(f"{name} holds neither a list nor an object")
     return data

@@ -16,7 +16,7 @@ import torch
 import checkpoint
 import evaluate
 from checkpoint import Progress
-from config import EvaluateConfig, ModelConfig, Recipe, TrainConfig, UserError
+from config import EvaluateConfig, ModelConfig, Recipe, TrainConfig, UserError, settings_of
 from files import previous
 from latents import PosteriorEncoder
 from model import TextToImageModel
@@ -72,8 +72,9 @@ def old_run_state() -> dict:
     }  # fmt: skip
     state["config"] = {n: v for n, v in state["config"].items() if n not in later}
     state["config"] |= {"latent": 7e-4, "sharpen": 3.0}
-    state["sums"], state["best"] = {"sharpness_loss": [0.5], "latent_loss": [9.0]}, {}
-    state["metrics"] = [{"images": 64, "split": "train", "flow_loss": 1.0}]
+    state["sums"] = {"sharpness_loss": [0.5], "latent_loss": [9.0]}
+    state["metrics"] = [{"images": 64, "split": "train", "flow_loss": 1.0},
+                        {"images": 64, "split": "validation", "energy_score": 0.1}]  # fmt: skip
     state["data"] = {"train": "a", "validation": "of before the scenes had a split for tests"}
     for part in ("model", "ema"):
         extra = state[part].pop("_extra_state")
@@ -118,7 +119,7 @@ def test_where_both_are_damaged_one_sentence_says_so(tmp_path):
     path = tmp_path / "checkpoint.pth"
     path.write_bytes(b"x")
     previous(path).write_bytes(b"y")
-    with pytest.raises(UserError, match="is damaged.*; so is .*--keep-every") as error:
+    with pytest.raises(UserError, match="is damaged.*; so is .*--set keep_every=N") as error:
         checkpoint.load(path)
     assert "\n" not in str(error.value)
 
@@ -137,17 +138,31 @@ def test_a_model_is_loaded_from_a_path_that_is_a_text(tmp_path):
     model = checkpoint.load_model(str(tmp_path / "weights.pth"))
     expected = checkpoint.load_model(tmp_path / "weights.pth")
     assert torch.equal(model.draw(["red"], [0]), expected.draw(["red"], [0]))
+    wrapped = {f"_orig_mod.{name}": value for name, value in weights().items()}
+    torch.save(wrapped, tmp_path / "wrapped.pth")
+    model = checkpoint.load_model(tmp_path / "wrapped.pth")
+    assert torch.equal(model.draw(["red"], [0]), expected.draw(["red"], [0]))
 
 
 def test_a_run_of_the_version_before_goes_on(tmp_path):
-    torch.save(old_run_state(), tmp_path / "checkpoint.pth")
+    torch.save(old_run_state() | {"best": {}}, tmp_path / "checkpoint.pth")
     assert checkpoint.load_model(tmp_path / "checkpoint.pth").halvings == 1
+    torch.save(old_run_state(), tmp_path / "checkpoint.pth")
     state = checkpoint.resume(SETTINGS, tmp_path, {"train": "a", "validation": "b"})
     assert state["halvings"] == 1 and state["unlogged"] == {"swd_loss": [0.5], "kl_loss": [9.0]}
-    assert state["metrics"] == [{"images": 64, "split": "train", "prior_loss": 1.0}]
+    assert state["metrics"] == [
+        {"images": 64, "split": "train", "prior_loss": 1.0},
+        {"images": 64, "split": "validation of before", "energy_score": 0.1},
+    ]
+    assert state["best"] == {}  # was measured on other scenes
     cpu = torch.device("cpu")
     networks, optimizers = checkpoint.networks_of(state, tmp_path / "x", SETTINGS, cpu)
     assert networks.model.config == CONFIG and all(o.state for o in optimizers)
+    state = old_run_state()
+    state["config"]["data"] = "birds"
+    torch.save(state, tmp_path / "checkpoint.pth")
+    with pytest.raises(UserError, match="validation pictures or captions of the scenes"):
+        checkpoint.resume(SETTINGS, tmp_path, {"train": "a", "validation": "b"})
     with pytest.raises(UserError, match="--set kl_weight was 0.0007, is 0.1"):
         checkpoint.resume(dataclasses.replace(SETTINGS, kl_weight=0.1), tmp_path, {"train": "a"})
 
@@ -176,7 +191,7 @@ def test_the_record_of_a_run_keeps_its_first_start_and_adds_later_ones(tmp_path)
         {"commit": "two", "images_seen": 64, "changed": {"sample_every": 7}},
         {"commit": "three", "images_seen": 96, "changed": {}},
     ]
-    assert checkpoint.settings_of(record)["sample_every"] == 7
+    assert settings_of(record)["sample_every"] == 7
     (tmp_path / "config.json").write_text("[]")
     checkpoint.write_record(tmp_path, {"commit": "four"}, SETTINGS, CONFIG, 96)
     assert checkpoint.read_record(tmp_path)["commit"] == "four"

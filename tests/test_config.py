@@ -47,6 +47,7 @@ def test_every_setting_can_be_given(field):
         if isinstance(value, bool):
             assert getattr(parse(flag.replace("--", "--no-", 1)), field.name) is False
     assert getattr(parse("--set", f"{field.name}={text}"), field.name) == value
+    assert config.as_text(value) == text
 
 
 def test_about_25_flags_are_left_to_learn():
@@ -69,9 +70,21 @@ def test_a_file_of_settings_changes_defaults_and_flags_win(tmp_path):
 
 def test_a_run_can_be_repeated_from_its_record(tmp_path):
     told = TrainConfig(images=7, channels=(8,) * 6, grow_at=(), flip=True)
+    record = {"train": dataclasses.asdict(told), "model": {}, "commit": "x"}
     path = tmp_path / "config.json"
-    path.write_text(json.dumps({"train": dataclasses.asdict(told), "model": {}, "commit": "x"}))
+    path.write_text(json.dumps(record))
     assert parse("--config", str(path)) == told
+    path.write_text(json.dumps(record | {"resumed": [{"changed": {"images": 9}}]}))
+    assert parse("--config", str(path)) == dataclasses.replace(told, images=9)
+    path.write_text(json.dumps({"train": {"latent": 1e-3, "sharpen": 2.0}}))  # of before
+    assert parse("--config", str(path)) == TrainConfig(kl_weight=1e-3, swd_weight=2.0)
+
+
+def test_a_preset_counts_however_it_is_given(tmp_path):
+    (tmp_path / "a.json").write_text('{"preset": "smoke"}')
+    expected = parse("--preset", "smoke")
+    assert parse("--set", "preset=smoke") == expected and expected.images == 2_048
+    assert parse("--config", str(tmp_path / "a.json")) == expected
 
 
 @pytest.mark.parametrize(
@@ -161,7 +174,10 @@ def test_a_full_disk_behind_a_stream_is_no_secret(tmp_path):
 
 
 def failing(_: object) -> None:
-    raise OSError("the disk is on fire")
+    try:
+        raise OSError("the disk is on fire")
+    except OSError as error:
+        raise UserError("the disk is on fire") from error
 
 
 @pytest.mark.parametrize("more, shown", [([], False), (["--traceback"], True)])
@@ -173,4 +189,4 @@ def test_the_traceback_of_an_error_is_shown_when_asked_for(monkeypatch, capsys, 
         config.run(failing, TrainConfig, "")
     told = capsys.readouterr().err
     assert stopped.value.code == 2 and "error: the disk is on fire" in told
-    assert ("in failing" in told) == shown
+    assert ("OSError" in told) == ("in failing" in told) == shown

@@ -47,6 +47,26 @@ def test_no_module_imports_itself_in_a_circle():
     TopologicalSorter(graph).prepare()  # CycleError names the circle
 
 
+# Each may import those of the lines above.
+ORDER = """config
+tokenizer scenes files
+figures losses latents
+formats model muon
+augment
+dataset
+checkpoint
+evaluation
+train evaluate generate save_model"""
+
+
+def test_imports_go_one_way():
+    rank = {name: i for i, line in enumerate(ORDER.splitlines()) for name in line.split()}
+    for name, path in MODULES.items():
+        own = name.split(".")[0]
+        for other in {found.split(".")[0] for found in modules_in(path)} - {own}:
+            assert rank[other] < rank[own], f"{name} imports {other}"
+
+
 def test_few_modules_lie_at_the_top():
     names = sorted(path.name for path in ROOT.glob("*.py"))
     assert len(names) <= MAX_AT_TOP, names

@@ -177,10 +177,13 @@ def test_a_disk_that_fills_up_leaves_whole_pictures_lists_the_rest_and_can_be_go
 
 
 def test_the_newest_run_is_drawn_from_then_the_shipped_weights(image_folder):
-    assert checkpoint.choose_weights("") == (checkpoint.SHIPPED_WEIGHTS, "the shipped weights")
+    assert checkpoint.choose_weights("") == (
+        checkpoint.SHIPPED_WEIGHTS,
+        "as there is no run in results",
+    )
     first, second = (small_run(image_folder, run=name) for name in ("first", "second"))
     assert checkpoint.choose_weights("") == (second / "checkpoint.pth", "the newest run")
-    assert checkpoint.find_weights(str(first)) == first / "checkpoint.pth"
+    assert checkpoint.choose_weights(str(first))[0] == first / "checkpoint.pth"
 
 
 def test_a_smoke_run_is_drawn_from_when_named_or_when_there_is_nothing_else(
@@ -189,7 +192,7 @@ def test_a_smoke_run_is_drawn_from_when_named_or_when_there_is_nothing_else(
     smoke = small_run(image_folder, preset="smoke")
     path, why = checkpoint.choose_weights("")
     assert path == checkpoint.SHIPPED_WEIGHTS
-    assert why == "the shipped weights; for the smoke run, --model results/flags-smoke"
+    assert why == "as there is no run in results; for the smoke run, --model results/flags-smoke"
     assert checkpoint.choose_weights(str(smoke)) == (smoke / "checkpoint.pth", "")
     generate.main(GenerateConfig(["red"]))
     assert f"weights: {path}, {why}" in capsys.readouterr().out
@@ -200,9 +203,9 @@ def test_a_smoke_run_is_drawn_from_when_named_or_when_there_is_nothing_else(
     run = small_run(image_folder, run="whole")
     os.utime(run / "checkpoint.pth", (0, 0))  # older than the smoke run
     (run / "checkpoint.previous.pth").unlink(missing_ok=True)
-    assert checkpoint.find_weights("") == run / "checkpoint.pth"
+    assert checkpoint.choose_weights("")[0] == run / "checkpoint.pth"
     small_run(image_folder, run="whole", preset="smoke", images=64)  # goes on as one
-    assert checkpoint.find_weights("") == checkpoint.SHIPPED_WEIGHTS
+    assert checkpoint.choose_weights("")[0] == checkpoint.SHIPPED_WEIGHTS
 
 
 def test_a_smoke_run_or_an_unfinished_one_is_exported_by_force_only(image_folder):

@@ -119,8 +119,8 @@ def test_images_that_are_decoded_each_time_give_the_same_bits_and_may_be_resumed
     assert_same_bits(cached, streamed)
     assert losses_of(cached) == losses_of(streamed)
     lines = (streamed / "metrics.jsonl").read_text().splitlines()
-    waited = [json.loads(line).get("share_of_seconds_waiting_for_data") for line in lines]
-    assert all(0 < share < 1 for share in waited if share is not None)
+    rows = [row for row in map(json.loads, lines) if row["split"] == "train"]
+    assert rows and all(0 < row["fraction_of_seconds_waiting_for_data"] < 1 for row in rows)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "sidecar", "tar"])
@@ -361,9 +361,14 @@ def test_a_run_on_another_collection_is_refused_and_both_are_named(image_folder,
         train.main(tiny(tmp_path / "other", run="run"))
 
 
-def test_harmless_changes_are_allowed_and_told(image_folder, capsys):
-    train.main(tiny(image_folder, stop_after=16))
+def test_harmless_changes_are_allowed_told_and_recorded(image_folder, capsys):
+    run = train.main(tiny(image_folder, stop_after=16))
     train.main(tiny(image_folder, sample_every=32))
+    record = json.loads((run / "config.json").read_text())
+    (resumed,) = record["resumed"]
+    assert record["train"]["sample_every"] == 48 and resumed["images_seen"] == 16
+    assert resumed["changed"] == {"sample_every": 32, "stop_after": 0}
+    assert resumed.keys() >= {"command", "commit", "hardware", "time"}
     told = capsys.readouterr().out
     assert "changed since the last checkpoint: --sample-every was 48, is 32" in told
 
@@ -383,8 +388,14 @@ def test_a_run_may_start_from_other_weights_and_keeps_their_words(image_folder):
     with pytest.raises(UserError, match="--init-from was '', is 'weights.pth'"):
         train.main(tiny(image_folder, run="old", init_from="weights.pth", images=192))
     config = tiny(image_folder, run="other", init_from=str(old), noise_dim=8)
-    with pytest.raises(UserError, match="other sizes; add --noise-dim 64"):
+    with pytest.raises(UserError, match="other sizes; add --set noise_dim=64"):
         train.main(config)
+    wider = tiny(image_folder, run="other", init_from=str(old), channels=(32, 32, 32))
+    with pytest.raises(UserError, match="other sizes; add --set channels=64,48,32,24"):
+        train.main(wider)
+    config = tiny(image_folder, run="calm", init_from=str(old), truncation=0.1, stop_after=16)
+    calm = checkpoint.load_model(train.main(config) / "checkpoint.pth")
+    assert calm.config == dataclasses.replace(source.config, truncation=0.1)
 
 
 def test_a_moved_folder_is_the_same_data(image_folder):
@@ -513,13 +524,36 @@ def test_content_is_learnt_from_images_a_quarter_and_half_the_size(image_folder,
 def test_images_grow_at_their_fractions_of_the_run_and_are_never_halved_again():
     def halvings(seen: int, before: int, **settings) -> int:
         config = TrainConfig(images=1_000, **settings)
-        return train.schedule_at(config, train.Progress(seen, halvings=before)).halvings
+        return train.clock_at(config, train.Progress(seen, halvings=before)).halvings
 
     clocks = (0, 199, 200, 399, 400, 999)
     assert [halvings(clock, 2) for clock in clocks] == [2, 2, 1, 1, 0, 0]
     assert [halvings(clock, 1) for clock in clocks] == [1, 1, 1, 1, 0, 0]
     assert halvings(0, 0) == 0  # --init-from, training on
     assert halvings(0, 2, grow_at=(0.0,)) == halvings(0, 2, grow_at=()) == 0
+
+
+def test_the_terms_of_a_step_are_those_that_count_by_then(image_folder):
+    config = tiny(image_folder, precision="float32")
+    data, _ = train.open_data(config)
+    state = checkpoint.new_state(config, {}, data.captions())
+    networks, _ = checkpoint.networks_of(state, Path("x"), config, torch.device("cpu"))
+    networks.model.halvings = networks.ema.halvings = 0  # as late in a run
+    batch = dataset.training_batch(data, networks.model, config, 0)
+    for fraction, terms in [(0.0, {"regression_loss"}), (1.0, {
+        "regression_loss", "kl_loss", "prior_loss", "swd_loss", "colour_loss"})]:  # fmt: skip
+        clock = train.Clock(0, 1e-3, 0, fraction, fraction)
+        losses = train.compute_losses(batch, networks, config, clock)
+        assert losses.keys() == terms and all(loss.shape == () for loss in losses.values())
+    total = train.weighted_sum(losses, config, clock).item()
+    weights = {"regression_loss": 1, "kl_loss": 7e-4, "prior_loss": 0.01, "swd_loss": 3,
+               "colour_loss": 3}  # fmt: skip
+    assert total == pytest.approx(sum(weights[n] * loss.item() for n, loss in losses.items()))
+
+
+def test_no_warm_up_is_none():
+    recipe = Recipe(images=10_000, warm_up=0, warm_up_steps=0)
+    assert train.learning_rate(recipe, 0, 0) == pytest.approx(recipe.lr)
 
 
 def test_large_batches_warm_up_over_as_many_steps():

@@ -66,9 +66,11 @@ def test_judges_that_are_fitted_and_kept_come_back(image_folder, tmp_path):
         pairs = zip(kept.state_dict().values(), fitted.state_dict().values(), strict=True)
         assert not kept.training and all(torch.equal(a, b) for a, b in pairs)
     assert panel.encoder.tokenizer.vocabulary == encoder.tokenizer.vocabulary
-    judges.save(encoder, None, path)
+    recogniser.kinds.bias.data += 1
+    for other in (recogniser, None):
+        judges.save(encoder, other, path)
+        assert judges.read(path).fingerprint != panel.fingerprint
     assert judges.read(path).recogniser is None
-    assert judges.read(path).fingerprint != panel.fingerprint
 
 
 def test_judges_in_half_precision_judge_in_single_precision(panel, tmp_path):
@@ -85,7 +87,7 @@ def test_where_there_are_no_judges_it_is_said_how_to_fit_them(image_folder, tmp_
     path = tmp_path / "judges.pth"
     with pytest.raises(UserError, match="--fit-judges"):
         judges.load(CaptionedImages(image_folder, show_progress=False))
-    with pytest.raises(UserError, match="no file .*judges.pth"):
+    with pytest.raises(UserError, match="no file .*judges.pth; --fit-judges"):
         judges.read(path)
     for state in ({}, {"tokenizer": {}, "encoder": {}}, {"tokenizer": 7, "encoder": []}):
         checkpoint.save(state, path)

@@ -171,6 +171,12 @@ def test_the_cache_is_rebuilt_when_a_file_changes(birds, read_birds, decoded):
     assert decoded == ["2.png"]
 
 
+def test_a_picture_that_got_another_name_is_noticed(birds, read_birds):
+    read_birds()
+    (birds / "4.png").rename(birds / "5.png")  # as old and as large as before
+    assert read_birds().collection.skipped_line().startswith("1 pictures missing (e.g. 4.png")
+
+
 @pytest.mark.parametrize("setting", [{"image_size": 16}, {"resize": "nearest"}, {"fit": "pad"}])
 def test_each_setting_has_a_cache_of_its_own(tmp_path, read_birds, decoded, setting):
     saved(make_folder(tmp_path / "birds", 1), pixels(20, 30, 3), "0.png")

@@ -29,6 +29,7 @@ from written import (
 )
 
 from config import UserError
+from formats.layouts import DAMAGED_BOXES
 from formats.places import LINKS, MISSING, OUTSIDE
 from formats.tars import DAMAGED, NO_CAPTION, NO_IMAGE, OTHER, SPECIAL
 from formats.texts import NOT_UTF8
@@ -518,7 +519,9 @@ def test_bounding_boxes_are_those_of_cub(tmp_path):
         "CUB_200_2011/images.txt": f"1 {BIRD}.jpg\n2 {WREN}.jpg\n",
         "CUB_200_2011/bounding_boxes.txt": "1 1.0 2.0 4.0 3.0\n2 no box\n",
     })  # fmt: skip
-    assert [r.box for r in find_collection(tmp_path).records] == [(1.0, 2.0, 4.0, 3.0), None]
+    records = [record(PATHS[0], "bird 0", "the bird 0", box=(1.0, 2.0, 4.0, 3.0)),
+               record(PATHS[1], "bird 1", "the bird 1")]  # fmt: skip
+    expect(tmp_path, records, {DAMAGED_BOXES: ["CUB_200_2011/bounding_boxes.txt, line 2"]})
 
 
 def test_crop_boxes_cuts_to_the_square_around_the_box(tmp_path):
