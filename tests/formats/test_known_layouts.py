@@ -32,7 +32,7 @@ from config import UserError
 from formats.layouts import DAMAGED_BOXES
 from formats.places import LINKS, MISSING, OUTSIDE
 from formats.tars import DAMAGED, NO_CAPTION, NO_IMAGE, OTHER, SPECIAL
-from formats.texts import NOT_UTF8
+from formats.texts import MAX_TEXT, NOT_UTF8
 
 TWICE = "files that are twice in one sample"
 SHARED = "texts beside another of the same name"
@@ -378,10 +378,12 @@ def test_a_field_that_is_twice_in_a_sample_is_counted_and_the_first_is_kept(tmp_
 
 def test_samples_without_a_member_are_counted_and_no_sample_spans_shards(tmp_path):
     write_tar(tmp_path / "0.tar", "a.png", {"a.txt": "a", "b.txt": "no picture"}, "c.png",
-              "d.png", {"d.txt": ""}, "e.png", {"e.txt": b"caf\xe9"}, "f.png")  # fmt: skip
-    write_tar(tmp_path / "1.tar", {"f.txt": "in another shard"})
-    skipped = {NO_IMAGE: ["0.tar/b", "1.tar/f"], NOT_UTF8: ["0.tar/e.png"],
-               NO_CAPTION: ["0.tar/c.png", "0.tar/d.png", "0.tar/f.png"]}  # fmt: skip
+              "d.png", {"d.txt": "", "e.txt": "x" * MAX_TEXT + "x"}, "e.png",
+              "f.png", {"f.txt": b"caf\xe9"}, "g.png")  # fmt: skip
+    write_tar(tmp_path / "1.tar", {"g.txt": "in another shard"})
+    skipped = {NO_IMAGE: ["0.tar/b", "1.tar/g"], NOT_UTF8: ["0.tar/f.png"],
+               "texts that are too large": ["0.tar/e.txt"],
+               NO_CAPTION: [f"0.tar/{name}.png" for name in "cdeg"]}  # fmt: skip
     expect(tmp_path, {"0.tar/a.png": "a"}, skipped)
 
 
