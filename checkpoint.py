@@ -422,7 +422,7 @@ def resume(config: TrainConfig, folder: Path, fingerprints: dict[str, str]) -> d
     refused = [told[n] for n in told if n in FIXED_ON_RESUME and n not in begun]
     was, now = (c["data"] or "the scenes" for c in (old, new))
     differ = "have changed" if was == now else f"are not those of {was}"
-    refused += [f"the {split} pictures or captions of {now} {differ}"
+    refused += [f"the {split} images or captions of {now} {differ}"
                 for split, fingerprint in state["data"].items()
                 if fingerprint != fingerprints.get(split)]  # fmt: skip
     if refused or "train" not in state["data"]:

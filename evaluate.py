@@ -97,7 +97,7 @@ def split_to_measure(config: EvaluateConfig, dataset: CaptionedImages) -> str:
     split = config.split or ("test" if has_test else "validation")
     num = len(dataset.other_split(split))
     if num < MIN_IMAGES and not are_scenes(dataset):
-        raise UserError(f"{config.data} holds {num} pictures of split {split!r}: too few to "
+        raise UserError(f"{config.data} holds {num} images of split {split!r}: too few to "
                         "measure; --split names another")  # fmt: skip
     return split
 
@@ -166,7 +166,7 @@ def evaluate(
         rows[name] |= copies
     closest = distance.argsort()[:8]  # of the drawings
     copied, _ = training.images.batch(number[closest].tolist())
-    title = "The drawings that come closest to a training picture, and that picture"
+    title = "The drawings that come closest to a training image, and that image"
     pairs = {"drawn": drawn[closest], "training": copied}
     figures.save_samples(folder / "closest.png", pairs, [captions[i] for i in closest], title)
     if groups:
@@ -182,7 +182,7 @@ def evaluate(
         rates = evaluate_scenes(model, panel.recogniser, training, split, amounts)
         rows = {name: row | {"attributes": rates[name]} for name, row in rows.items()}
     numbered = [f"{i + 1}. {caption}" for i, caption in enumerate(captions[:NUM_SHOWN])]
-    title = "Held-out pictures above, drawings of their first captions below; none picked"
+    title = "Held-out images above, drawings of their first captions below; none picked"
     pairs = {"real": real, "drawn": drawn}
     figures.save_samples(folder / "sheet.png", pairs, numbered, title)
     return rows

@@ -162,7 +162,7 @@ def main(config: GenerateConfig) -> list[Path]:
                     for _, _, name in missing if len(to_draw) > 1 else ():
                         print(f"not drawn: {name}")
                     raise UserError(
-                        f"{error}; {len(to_draw) - len(missing):,} of {len(to_draw):,} pictures "
+                        f"{error}; {len(to_draw) - len(missing):,} of {len(to_draw):,} images "
                         "were written; for the others repeat the command with --skip-existing"
                     ) from error
                 if not many:
@@ -170,7 +170,7 @@ def main(config: GenerateConfig) -> list[Path]:
                 bar.update()
     if many or config.skip_existing:
         skipped = len(pairs) - len(to_draw)
-        print(f"{len(to_draw):,} pictures drawn in {config.output}, {skipped:,} were there already")
+        print(f"{len(to_draw):,} images drawn in {config.output}, {skipped:,} were there already")
     return paths
 
 

@@ -16,7 +16,7 @@ from tokenizer import SPECIAL_TOKENS
 
 
 def halve_if_equal(model: TextToImageModel) -> dict:
-    """The state_dict in half precision if pictures stay the same to 1/255, else as it is."""
+    """The state_dict in half precision if images stay the same to 1/255, else as it is."""
     state = model.state_dict()
     halved = {n: v.half() if isinstance(v, torch.Tensor) else v for n, v in state.items()}
     other = TextToImageModel()

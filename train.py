@@ -156,7 +156,7 @@ def track_best(progress: Progress, measured: dict, ema: TextToImageModel, recipe
             progress.best = {"images": seen, name: measured[name], "weights": weights}
         lowest = progress.best
     else:
-        name, ending = "regression_loss", "; more pictures help, or a new run with --images {:d}"
+        name, ending = "regression_loss", "; more images help, or a new run with --images {:d}"
         size = ema.config.image_size >> ema.halvings
         lines = [line for line in progress.metrics
                  if line["split"] == "validation" and line.get("image_size") == size]  # fmt: skip
@@ -259,7 +259,7 @@ def open_data(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages]:
     validation = dataset.other_split("validation")
     if not len(dataset) or not len(validation):
         raise UserError(
-            f"{config.data} gives {len(dataset)} pictures to train on and {len(validation)} to "
+            f"{config.data} gives {len(dataset)} images to train on and {len(validation)} to "
             "validate with: too few; add some, to 100 or more in all"
         )
     if config.flip:
@@ -276,7 +276,7 @@ def describe(config: TrainConfig, model: TextToImageModel, dataset: CaptionedIma
     limit = model.config.max_tokens
     num_cut = sum(length > limit for length in lengths)
     num_words = len(model.tokenizer) - len(SPECIAL_TOKENS)
-    few = f"  few pictures: {FEW} are the least that makes sense\n" if len(dataset) < FEW else ""
+    few = f"  few images: {FEW} are the least that makes sense\n" if len(dataset) < FEW else ""
     return (
         f"{dataset.summary()}\n{few}"
         f"  vocabulary: {num_words:,} words; {num_cut:,} of {len(captions):,} captions cut to "
@@ -307,12 +307,12 @@ def require_finite(
         return found
     items = items_at(config, len(dataset), images_seen)
     paths = [dataset.collection.records[dataset.indices[i]].path for i in items]
-    step = {"what": what[0], "images_seen": images_seen, "seed": config.seed, "pictures": paths}
+    step = {"what": what[0], "images_seen": images_seen, "seed": config.seed, "paths": paths}
     with suppress(UserError):  # that the disk is full, too, is the smaller trouble
         write_text(folder / "non_finite.json", json.dumps(step, indent=1) + "\n")
     raise UserError(
         f"{what[0]} after {images_seen:,} images; the last checkpoint is kept, and "
-        f"{folder}/non_finite.json names the pictures of that step; to go on more gently: "
+        f"{folder}/non_finite.json names the images of that step; to go on more gently: "
         f"--run NAME --init-from {folder} --lr {config.lr / 3:.1g}"
     )
 
@@ -393,7 +393,7 @@ def train(
                 log.add("validation", size, measured)
                 if warning := track_best(progress, measured, ema, config):
                     log.bar.write(warning)
-                title = f"{folder.name}: {seen:,} images seen; pictures held out, none picked"
+                title = f"{folder.name}: {seen:,} images seen; images held out, none picked"
                 save_samples(folder / f"samples/{seen:09d}.png", ema, validation, title)
                 figures.save_loss_curves(folder / "loss.png", progress.metrics)
 

@@ -1,4 +1,4 @@
-"""How does a caption become an image? The figure of the README, with the shapes at 64 px.
+"""How does a caption become an image? The figure of the README, with the shapes of ModelConfig().
 
     python benchmarks/architecture.py
 
@@ -6,22 +6,30 @@ Writes results_short/architecture.png.
 """
 
 import io
+import sys
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from config import ModelConfig
+
+CONFIG = ModelConfig()
+D, Z, (A, B, C, E, *_) = CONFIG.text_dim, CONFIG.noise_dim, CONFIG.channels
 OUTPUT = Path(__file__).parent.parent / "results_short" / "architecture.png"
 WIDTH, HEIGHT = 100, 64  # of the canvas, in its own units
 TEXT, LATENT, IMAGE = "#d6e4f5", "#fbe3c0", "#d9efd3"  # colours of boxes
 LINE = "#555555"
 UP, MIDDLE, DOWN = 58, 37, 14  # rows: text, pooled text and latent, image
 DECODER = [  # what is done, and the shape that it leaves
-    ("fully\nconnected", "168×4×4"), ("attention\nto words", "168×4×4"),
-    ("upsampling\nblock", "128×8×8"), ("attention\nto words", "128×8×8"),
-    ("upsampling\nblock", "84×16×16"), ("upsampling\nblock", "56×32×32"),
-    ("colours and\nmasks", "6 layers\n7×32×32"), ("composite", "image\n3×64×64"),
+    ("fully\nconnected", f"{A}×4×4"), ("attention\nto words", f"{A}×4×4"),
+    ("upsampling\nblock", f"{B}×8×8"), ("attention\nto words", f"{B}×8×8"),
+    ("upsampling\nblock", f"{C}×16×16"), ("upsampling\nblock", f"{E}×32×32"),
+    ("colours and\nmasks", f"{CONFIG.num_layers} layers\n7×32×32"),
+    ("composite", "image\n3×64×64"),
 ]  # fmt: skip
 COLUMNS = [8.5 + 11.9 * i for i in range(len(DECODER))]
 
@@ -50,14 +58,14 @@ def main() -> None:
     # Text
     for x, text in ((9, "caption"), (33, "embedding"), (57, "LSTM"), (81, "self-attention")):
         box(x, UP, text, TEXT, 15)
-    for x, shape in ((21, "L tokens"), (45, "L×192"), (69, "L×192")):
+    for x, shape in ((21, "L tokens"), (45, f"L×{D}"), (69, f"L×{D}")):
         arrow((x - 4.5, UP), (x + 4.5, UP))
         label(x, UP + 1.8, shape)
     arrow((81, UP - 3.5), (81, MIDDLE + 3.5))
-    label(82, 48, "words, L×192", "left")
+    label(82, 48, f"words, L×{D}", "left")
     box(81, MIDDLE, "mean over words", TEXT, 17)
     arrow((72.5, MIDDLE), (61, MIDDLE))
-    label(67, MIDDLE + 1.8, "192")
+    label(67, MIDDLE + 1.8, f"{D}")
 
     # Latent
     for y, texts, dashed in ((31, ("noise", "prior,\ngiven the text"), False),
@@ -66,13 +74,13 @@ def main() -> None:
         box(33, y, texts[1], LATENT, 15)
         arrow((16.5, y), (25.5, y), dashed=dashed)
         arrow((40.5, y), (51, MIDDLE + (y - MIDDLE) / 4), dashed=dashed)
-    label(21, 32.8, "64")
-    label(42.5, MIDDLE, "latent, 64")
+    label(21, 32.8, f"{Z}")
+    label(42.5, MIDDLE, f"latent, {Z}")
     box(56, MIDDLE, "text and\nlatent", LATENT, 10)
 
     # Image
     arrow((56, MIDDLE - 3.5), (56, 25), (COLUMNS[0], 25), (COLUMNS[0], DOWN + 3.5))
-    label(48, 26.5, "256")
+    label(48, 26.5, f"{D + Z}")
     for column, (text, shape) in zip(COLUMNS, DECODER, strict=True):
         box(column, DOWN, text, IMAGE)
         label(column, DOWN - 4.6 - shape.count("\n"), shape)
@@ -84,7 +92,7 @@ def main() -> None:
     arrow((COLUMNS[0], 25), (1.5, 25), (1.5, 3), (COLUMNS[5], 3), (COLUMNS[5], DOWN - 6))
     for column in (COLUMNS[2], COLUMNS[4]):
         arrow((column, 3), (column, DOWN - 6))
-    label(14, 4.3, "FiLM: scale and shift")
+    label(15, 4.3, f"{2 * D}; FiLM: scale and shift")
     file = io.BytesIO()
     figure.savefig(file)
     Image.open(file).convert("RGB").quantize(64).save(OUTPUT, optimize=True)

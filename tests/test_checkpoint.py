@@ -161,7 +161,7 @@ def test_a_run_of_the_version_before_goes_on(tmp_path):
     state = old_run_state()
     state["config"]["data"] = "birds"
     torch.save(state, tmp_path / "checkpoint.pth")
-    with pytest.raises(UserError, match="validation pictures or captions of the scenes"):
+    with pytest.raises(UserError, match="validation images or captions of the scenes"):
         checkpoint.resume(SETTINGS, tmp_path, {"train": "a", "validation": "b"})
     with pytest.raises(UserError, match="--set kl_weight was 0.0007, is 0.1"):
         checkpoint.resume(dataclasses.replace(SETTINGS, kl_weight=0.1), tmp_path, {"train": "a"})

@@ -143,7 +143,7 @@ def test_test_is_measured_where_there_is_one_unless_another_split_is_asked_for(i
         assert measured() == measured(name) == (name, captions)
     assert measured("validation")[0] == "validation"
     hold_out(image_folder, "rare", range(40, 45))
-    with pytest.raises(UserError, match="holds 5 pictures of split 'rare': too few"):
+    with pytest.raises(UserError, match="holds 5 images of split 'rare': too few"):
         measured("rare")
 
 

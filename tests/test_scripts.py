@@ -162,7 +162,7 @@ def test_a_disk_that_fills_up_leaves_whole_pictures_lists_the_rest_and_can_be_go
     full = Path(f"generated/star-37-seed0.png.{os.getpid()}.tmp")
     full.parent.mkdir()
     full.symlink_to("/dev/full")
-    with pytest.raises(UserError, match="No space left.*; 37 of 40 pictures were written"):
+    with pytest.raises(UserError, match="No space left.*; 37 of 40 images were written"):
         generate.main(config)
     listed = [x for x in capsys.readouterr().out.splitlines() if x.startswith("not drawn: ")]
     assert listed == [f"not drawn: generated/star-{i}-seed0.png" for i in (37, 38, 39)]
@@ -171,7 +171,7 @@ def test_a_disk_that_fills_up_leaves_whole_pictures_lists_the_rest_and_can_be_go
     for path in times:
         Image.open(path).load()
     generate.main(config)
-    assert "3 pictures drawn in generated, 37 were there already" in capsys.readouterr().out
+    assert "3 images drawn in generated, 37 were there already" in capsys.readouterr().out
     assert len(list(Path("generated").iterdir())) == 40
     assert all(p.stat().st_mtime_ns == time for p, time in times.items())
 

@@ -185,7 +185,7 @@ def test_a_collection_too_small_to_learn_from_is_told(image_folder, monkeypatch,
     for few in (100, 1):
         monkeypatch.setattr(train, "FEW", few)
         train.main(tiny(image_folder, run=f"few-{few}", images=16))
-        assert ("few pictures: 100 are the least" in capsys.readouterr().out) == (few == 100)
+        assert ("few images: 100 are the least" in capsys.readouterr().out) == (few == 100)
 
 
 def test_the_summary_counts_words_and_captions_cut(image_folder, capsys):
@@ -612,7 +612,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_its_pictures(image_fol
     again = original(data, checkpoint.load_model(run / "checkpoint.pth"), tiny(image_folder), 64)
     assert all(torch.equal(a, b) for a, b in zip(again, seen[-1], strict=True))
     items = items_at(tiny(image_folder), len(data), 64)
-    assert step["pictures"] == [data[i][2] for i in items]
+    assert step["paths"] == [data[i][2] for i in items]
 
 
 def test_weights_that_are_no_numbers_are_never_saved(image_folder, monkeypatch):
