@@ -397,7 +397,7 @@ def test_the_commands_of_the_readme_run_one_after_the_other(tmp_path):
         ("train.py", *small),
         ("train.py", *small),
         ("generate.py", "--input", "a big red circle"),
-        ("save_model.py", "--output", "model.pth"),
+        ("save_model.py", "--output", "model.pth", "--force"),
         ("generate.py", "--input", "a big red circle", "--model", "model.pth", "--output", "x.png"),
     ]:
         result = script(*arguments, cwd=tmp_path)
