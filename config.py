@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # functions import torch where they need it: formats/ does wi
 
 IMAGE_SIZES = (32, 64, 128, 256)
 TEXT_ENCODERS = ("lstm", "attention", "both")
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text",
+         tuple: "a list of numbers, as in 1,2,3", list: "a list of texts"}  # fmt: skip
 # What the decoder is told of how a training image was changed, a column each (augment.py).
 AUGMENTATIONS = ("brightness", "contrast", "saturation", "warmth", "noise", "down", "right",
                  "mirror")  # fmt: skip
@@ -94,10 +96,6 @@ def check_values(config: object) -> None:
             if not 0 <= number < 2**63 or (f.metadata["positive"] and number == 0):
                 least = "more than 0" if f.metadata["positive"] else "0 or more"
                 raise UserError(f"{name} must be {least}, not {number}")
-
-
-KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text",
-         tuple: "a list of numbers, as in 1,2,3", list: "a list of texts"}  # fmt: skip
 
 
 def default_of(f: Field) -> Any:

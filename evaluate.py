@@ -185,6 +185,8 @@ def evaluate(
     title = "Held-out images above, drawings of their first captions below; none picked"
     pairs = {"real": real, "drawn": drawn}
     figures.save_samples(folder / "sheet.png", pairs, numbered, title)
+    title = f"Images of the {split} split, none picked"
+    systems.save_samples(folder / "samples.png", model, dataset.other_split(split), title)
     return rows
 
 
@@ -272,7 +274,7 @@ def main(config: EvaluateConfig) -> dict:
     write_text(folder / "evaluation.json", json.dumps(rounded(result), indent=1) + "\n")
     figures.save_evaluation(folder / "evaluation.png", rows)
     print_table(rows)
-    print(f"{folder}/evaluation.json, evaluation.png, sheet.png, closest.png; "
+    print(f"{folder}/evaluation.json, evaluation.png, samples.png, sheet.png, closest.png; "
           f"{about['seconds']:.0f} s")  # fmt: skip
     return result
 

@@ -43,14 +43,14 @@ from config import (
 )
 from dataset import Batch, CaptionedImages, generator_for, items_at, training_batch
 from evaluation.metrics import validate
+from evaluation.systems import save_samples
 from files import locked, write_text
 from losses import colour_loss, kl_divergence, regression_loss, sliced_wasserstein_loss
-from model import TextToImageModel, composite, to_uint8
+from model import TextToImageModel, composite
 from tokenizer import SPECIAL_TOKENS, split_words
 
 OVERFIT = 1.03  # times the lowest loss or score of held-out captions: where training warns
 LOOKED_AT = 10_000  # images whose captions are measured before training starts
-NUM_SAMPLES = 16  # captions of the sample sheets
 
 
 class Clock(NamedTuple):
@@ -168,17 +168,6 @@ def track_best(progress: Progress, measured: dict, ema: TextToImageModel, recipe
         f"{lowest['images']:,} ({name.replace('_', ' ')} {lowest[name]:.4f}, now "
         f"{measured[name]:.4f}){ending.format(lowest['images'])}"
     )
-
-
-def save_samples(path: Path, model: TextToImageModel, dataset: CaptionedImages, title: str) -> None:
-    """Images never trained on, spread evenly over the validation set; nothing is picked."""
-    num = min(NUM_SAMPLES, len(dataset))
-    images, several = dataset.batch([i * len(dataset) // num for i in range(num)])
-    captions = [c[0] for c in several]
-    rows = {"real": images}
-    for seed in (0, 1):
-        rows[f"drawn, seed {seed}"] = to_uint8(model.draw(captions, [seed] * num)).cpu()
-    figures.save_samples(path, rows, captions, title)
 
 
 class Stop:

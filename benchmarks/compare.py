@@ -23,7 +23,7 @@ import train
 from config import RESULTS, EvaluateConfig, TrainConfig
 
 RECORD = Path(__file__).parent.parent / "results_short" / "compare.json"
-RUN = "compare"  # its folder in results/, removed after each run: generate.py would draw from it
+RUN = "benchmark-compare"  # its folder in results/, removed after each run
 CALIBRATION = 6_400  # images of a run in miniature
 NUMBERS = ("all_attributes", "all_attributes_unseen", "edge_energy", "high_frequency_energy",
            "diversity", "frechet_distance")  # fmt: skip

@@ -2,17 +2,20 @@
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+import figures
 from dataset import CaptionedImages
 from evaluation import judges, metrics
 from evaluation.metrics import bootstrap, mean
 from evaluation.scene_sets import TestSet
 from model import TextToImageModel, from_uint8, to_uint8
 
+NUM_SAMPLES = 16  # captions of a sample sheet
 SYSTEMS = ("drawn", "real", "shuffled", "repeated", "retrieved")
 
 
@@ -115,3 +118,15 @@ class Evaluation:
                            for x in (images, self.real))  # fmt: skip
             numbers[energy.__name__] = interval(metrics.ratio_of_means, drawn, real)
         return numbers | {"candidates": min(metrics.CANDIDATES, len(self.candidates))}
+
+
+def save_samples(path: Path, model: TextToImageModel, dataset: CaptionedImages, title: str) -> None:
+    """A sheet of images and of drawings of their first captions, spread evenly over a split that is
+    held out; nothing is picked."""
+    num = min(NUM_SAMPLES, len(dataset))
+    images, several = dataset.batch([i * len(dataset) // num for i in range(num)])
+    captions = [c[0] for c in several]
+    rows = {"real": images}
+    for seed in (0, 1):
+        rows[f"drawn, seed {seed}"] = to_uint8(model.draw(captions, [seed] * num)).cpu()
+    figures.save_samples(path, rows, captions, title)

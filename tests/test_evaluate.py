@@ -66,7 +66,7 @@ def test_drawings_stand_beside_their_controls(evaluated):
         assert found["real"] > 0.9 and max(found["shuffled"], found["repeated"]) < 0.2
     assert 0.6 < rows["real"]["diversity"][0] < 1.6 and rows["repeated"]["diversity"][0] == 0
     assert rows["retrieved"]["looks_copied"] and not rows["drawn"]["looks_copied"]
-    for figure in ("sheet.png", "closest.png"):
+    for figure in ("samples.png", "sheet.png", "closest.png"):
         assert (folder / figure).stat().st_size > 10_000
 
 
