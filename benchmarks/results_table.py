@@ -1,7 +1,7 @@
 """Which numbers stand in the README? Those of the records, put there by this command.
 
     python evaluate.py --model results/scenes --output results/default_run
-    cp results/default_run/evaluation.json results/default_run/sheet.png results_short/default_run
+    cp results/default_run/{evaluation.json,samples.png,sheet.png} results_short/default_run_0
     python benchmarks/results_table.py            write the table between the markers of README.md
     python benchmarks/results_table.py --check    exit with status 1 if another table is there
 
