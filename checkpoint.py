@@ -34,7 +34,7 @@ from files import previous, write_text, write_whole
 from latents import PosteriorEncoder
 from model import TextToImageModel, check_fit, upgrade_weights
 from muon import load_optimizer, make_optimizers
-from tokenizer import Tokenizer
+from tokenizer import UNKNOWN, Tokenizer
 
 # All that a file may ask Python for: torch allows more, of which some would fill the memory.
 ALLOWED = {
@@ -196,9 +196,11 @@ def build_model(weights: object, path: Path) -> TextToImageModel:
 
 def model_of(state: dict, path: Path) -> TextToImageModel:
     """The model, for drawing, of an exported file or of a training checkpoint: the best of its EMA
-    weights, else the last. `path` is where the state came from, for messages."""
-    best = state.get("best")
+    weights, else the last, with the best completer. `path` is where it came from, for messages."""
+    best, words = state.get("best"), state.get("best_completer")
     weights = best.get("weights") if isinstance(best, dict) and best else state.get("ema", state)
+    if isinstance(weights, dict) and isinstance(words, dict) and words.get("weights"):
+        weights = weights | {f"completer.{name}": w for name, w in dict(words["weights"]).items()}
     model = build_model(weights, path).eval()
     set_halvings(model, state.get("halvings", model.halvings), path)
     return model
@@ -269,6 +271,8 @@ class Progress:
     metrics: list = field(default_factory=list)  # the lines of metrics.jsonl
     # "weights" of the EMA with the lowest "energy_score", and the "images" seen then; or empty.
     best: dict = field(default_factory=dict)
+    # The same of the completer alone, with the lowest "completion_loss".
+    best_completer: dict = field(default_factory=dict)
 
 
 class Networks(NamedTuple):
@@ -302,6 +306,7 @@ def first_weights(config: TrainConfig, captions: list[str]) -> dict:
     old = load_model(choose_weights(config.init_from)[0])
     # The new run says how it draws, the file how large it is, unless that is asked for.
     free = ("mask_scale", "truncation", "max_latent", "augmentation_dim")
+    free = (() if config.completer_only else free) + ("completer_dim",) * (not old.completer)
     asked = {f.name: getattr(new, f.name) for f in fields(ModelConfig)
              if f.name in ("image_size", "text_encoder", "noise_dim")
              or (f.name not in free and getattr(new, f.name) != f.default)}  # fmt: skip
@@ -314,13 +319,18 @@ def first_weights(config: TrainConfig, captions: list[str]) -> dict:
     merged = Tokenizer(dict.fromkeys([*known, *tokenizer.vocabulary]))
     weights = TextToImageModel(new, merged).state_dict()
     taken = {n: w for n, w in old.state_dict().items() if isinstance(w, Tensor)}
-    # Words that are new start at random, augmentation parameters that are new at nothing.
-    words = weights["text_encoder.embedding.weight"].clone()
-    words[: len(known)] = taken["text_encoder.embedding.weight"]
-    condition = torch.zeros_like(weights["condition.weight"])
-    condition[:, : taken["condition.weight"].shape[1]] = taken["condition.weight"]
-    grown = {"text_encoder.embedding.weight": words, "condition.weight": condition}
-    return weights | taken | grown
+    # Words that are new mean what unknown ones did, augmentation parameters that are new nothing.
+    name = "text_encoder.embedding.weight"
+    weights[name] = weights[name].clone().copy_(taken[name][UNKNOWN])
+    weights["condition.weight"] = torch.zeros_like(weights["condition.weight"])
+    for name in taken.keys() & weights.keys():
+        if taken[name].shape == weights[name].shape:
+            weights[name] = taken[name]
+        elif name == "condition.weight":
+            weights[name][:, : taken[name].shape[1]] = taken[name]
+        elif name.endswith(("embedding.weight", "vocabulary_bias")) and len(known) < len(merged):
+            weights[name][: len(known)] = taken[name]
+    return weights
 
 
 def new_state(config: TrainConfig, fingerprints: dict[str, str], captions: list[str]) -> dict:
@@ -362,7 +372,7 @@ def is_run_state(state: dict) -> bool:
         return False
     if not all(isinstance(state[name], kind) for name, kind in STATE.items()):
         return False
-    lines, best = state["metrics"], state["best"]
+    lines, bests = state["metrics"], [state["best"], state["best_completer"]]
     return (
         all(type(line) is dict and all(type(name) is str for name in line) for line in lines)
         and all(type(line.get("split")) is str for line in lines)
@@ -370,16 +380,22 @@ def is_run_state(state: dict) -> bool:
                 for line in lines)
         and all(type(name) is str for name in state["unlogged"])
         and all(type(v) is list and v and plain(v) for v in state["unlogged"].values())
-        and (not best or plain([best.get("images"), best.get("energy_score")]))
+        and all(not best or ({"images", "weights"} < best.keys()
+                             and plain(v for name, v in best.items() if name != "weights"))
+                for best in bests)
         and 0 <= state["seconds"] < 1e12
         and type(state["config"].get("images")) is int
         and 0 <= state["start"] <= state["images_seen"]
-        and len(state["optimizers"]) == 2
+        and len(state["optimizers"]) in (2, 4)
     )  # fmt: skip
 
 
 def upgrade_checkpoint(state: dict) -> dict:
-    """A checkpoint of the version that called the posterior an encoder, in today's words."""
+    """A checkpoint of before there was a completer, and of the version that called the posterior
+    an encoder, in today's words."""
+    if "best_completer" not in state:
+        before = {"completer_dim": 0, "any_caption": True}
+        state = state | {"best_completer": {}, "config": before | state["config"]}
     if "encoder" not in state:
         return state
     terms = {"latent_loss": "kl_loss", "flow_loss": "prior_loss", "sharpness_loss": "swd_loss"}
@@ -454,7 +470,7 @@ def networks_of(
     networks = Networks(model, ema, posterior)
     for network in networks:
         network.to(device, memory_format=torch.channels_last)
-    optimizers = make_optimizers([model, posterior], config)
+    optimizers = make_optimizers([model, posterior], model.completer, config)
     try:
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=False):
             load_optimizer(optimizer, saved)

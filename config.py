@@ -115,6 +115,7 @@ class ModelConfig:
     text_dim: int = hidden(192)  # width of words and of pooled text; an even number
     max_tokens: int = hidden(64)  # longer captions are cut
     num_heads: int = hidden(4, positive=True)  # of every attention
+    completer_dim: int = hidden(128)  # width of what completes prompts; 0: they are drawn as typed
     channels: tuple[int, ...] = hidden((168, 128, 84, 56, 32, 24))  # at 4, 8, 16, 32, 64, 128 px
     num_layers: int = hidden(6, positive=True)  # that an image is composed of
     augmentation_dim: int = hidden(len(AUGMENTATIONS))  # columns that the decoder is told
@@ -127,6 +128,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_values(self)
         sizes = (self.text_dim // 2, *self.channels)
+        if self.completer_dim % (2 * self.num_heads or 1):
+            raise UserError("completer_dim must be a multiple of twice num_heads, or 0")
         if self.text_dim % 2 or any(c < 1 or c % self.num_heads for c in sizes):
             raise UserError("num_heads must divide half of text_dim and every entry of channels")
         if len(self.channels) < len(self.resolutions):
@@ -178,12 +181,16 @@ class Recipe:
     swd_scales: int = hidden(2, positive=True)  # full size, half of it, ...
     swd_mask_scale: float = hidden(2.0, positive=True)  # of what it sees; drawing goes beyond
     kl_weight: float = hidden(7e-4)  # price of a nat that a latent tells; higher: less varied
-    prior_weight: float = hidden(
-        0.01
-    )  # keeps it out of the clip's way; it learns from nothing else
+    prior_weight: float = hidden(0.01)  # out of the clip's way; it learns from nothing else
     prior_samples: int = hidden(4, positive=True)  # latents of each image that it is fitted to
     word_dropout: float = hidden(0.02, fraction=True)  # words that are hidden; teaches <unk>
     caption_dropout: float = hidden(0.02, fraction=True)  # captions; teaches "", any image
+    any_caption: bool = hidden(False)  # of an image is drawn for, not the fullest alone
+    # The completer, of prompts.
+    completer_only: bool = setting(False, "the decoder stays as it is; goes with --init-from")
+    completer_pairs: int = hidden(2, positive=True)  # of prompt and caption, for each image seen
+    completer_prompts: str = hidden("auto", ("auto", "captions", "parts"))  # what prompts are
+    completer_lr_ratio: float = hidden(2.0)  # to the rate of the decoder's AdamW
     # The optimizers.
     max_grad_norm: float = hidden(1.0, positive=True)  # gradients are clipped to it
     adam_betas: tuple[float, ...] = hidden((0.9, 0.99))  # the second is low, as runs are short
@@ -258,6 +265,9 @@ class TrainConfig(DataConfig, ModelConfig, Recipe):
             if list(value) != sorted(value) or (name != "grow_at" and len(value) != 2):
                 raise UserError(f"--set {name} takes fractions of the run in their order, "
                                 f"not {value}")  # fmt: skip
+        if self.completer_only and not (self.init_from and self.completer_dim):
+            raise UserError("--completer-only gives weights a completer; name them: --init-from "
+                            "FILE")  # fmt: skip
         if len(self.adam_betas) != 2 or max(self.adam_betas) >= 1:
             raise UserError(f"--set adam_betas takes two numbers below 1, not {self.adam_betas}")
         if self.augmentation_dim != len(AUGMENTATIONS):
@@ -296,6 +306,8 @@ class GenerateConfig:
     output: str = setting("generated", "folder, or a file name like bird.png for a single image")
     grid: bool = setting(False, "one sheet: a line for each caption, a column for each seed")
     input_file: str = setting("", "file with a caption on each line; - reads standard input")
+    as_typed: bool = setting(False, "draw the caption as it stands; what it leaves open stays so")
+    temperature: float = setting(1.0, "how freely captions are completed; 0: the likeliest words")
     skip_existing: bool = setting(False, "draw only the images that are not there yet")
     device: str = setting("auto", "where to compute: auto, cpu, cuda, cuda:1, mps")
 

@@ -13,6 +13,7 @@ Exit status of a check: 0 usable, 1 usable with problems, 2 not usable, or not t
 
 import copy
 import hashlib
+import random
 import time
 from collections.abc import Sequence
 from functools import lru_cache
@@ -25,13 +26,19 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import scenes
-from augment import augment
-from config import RESULTS, CheckConfig, DataConfig, Recipe, UserError, run
+from completion import draw_pair, fullest, show_how_people_type
+from config import AUGMENTATIONS, RESULTS, CheckConfig, DataConfig, Recipe, UserError, run
 from formats import Collection, Record, check_or_export, open_collection
-from model import TextToImageModel
+from model import TextToImageModel, from_uint8
 from tokenizer import PAD, START, UNKNOWN
 
+LOOKED_AT = 10_000  # images whose captions tell what a collection's captions are like
+LENGTHS = 4  # of captions, that batches of the completer differ in
 NUM_SCENES = {"train": 32_768, "validation": 1_024, "unseen": 1_024, "test": 1_024}
+# The largest change of each kind; parameters are fractions of it, -1..1.
+BRIGHTNESS, CONTRAST, SATURATION, WARMTH = 0.1, 0.15, 0.2, 0.06  # images range over -1..1
+NOISE = 0.04  # standard deviation of the Gaussian noise
+SHIFT = 1 / 32  # of the width: 2 pixels of 64
 Item = tuple[Tensor, list[str], str]  # image (3, S, S) uint8, captions, relative path
 
 
@@ -113,6 +120,15 @@ class CaptionedImages(Dataset):
         """All captions of this split; with a limit, those of so many images, evenly spread."""
         return self.opened.captions(self.indices, limit)
 
+    def captions_at(self, numbers: Sequence[int]) -> list[tuple[str, ...]]:
+        """The captions of several items, without their images."""
+        return [self.collection.records[self.indices[i]].captions for i in numbers]
+
+    def captions_of_each(self, limit: int) -> list[tuple[str, ...]]:
+        """The captions of so many images, evenly spread."""
+        num = min(limit, len(self))
+        return self.captions_at([i * len(self) // num for i in range(num)])
+
     def fingerprint(self, version: int = 1) -> str:
         """Changes with the captions of this split, with its images as they are trained on, and
         with `version`."""
@@ -133,7 +149,7 @@ def collate(items: Sequence[Item]) -> tuple[Tensor, list[list[str]], list[str]]:
 def list_scenes() -> Collection:
     """The built-in scenes as a collection; the images are drawn when the cache is built."""
     records = [
-        Record(f"{split}/{i:06d}", (scenes.compose(0, i, split)[1],), split)
+        Record(f"{split}/{i:06d}", scenes.compose(0, i, split)[1], split)
         for split, num in NUM_SCENES.items()
         for i in range(num)
     ]
@@ -153,7 +169,7 @@ def draw_scene(record: Record, size: int) -> np.ndarray:
 
 class Batch(NamedTuple):
     images: Tensor  # (B, 3, H, W) float32, real ones
-    tokens: Tensor  # (B, L)
+    tokens: Tensor  # (B, L), of the fullest caption of each
     noise: Tensor  # (R, B, Z) float32: R latents of each image, to fit the prior to
     augmentation: Tensor  # (B, A) float32, how each image was changed
 
@@ -170,6 +186,60 @@ def generator_for(
 def permutation(num_items: int, seed: int, epoch: int) -> list[int]:
     """The order of an epoch: every item once, fresh for each epoch, from (seed, epoch) alone."""
     return torch.randperm(num_items, generator=generator_for(seed, 0, epoch)).tolist()
+
+
+def augment(
+    images: Tensor, fraction: float, flip: bool, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Vary a fraction of the images a little: colours, noise, small shifts, and if asked mirroring.
+
+    Args:
+        images: (B, 3, H, W) uint8.
+        fraction: probability 0..1 that an image is varied; the others get parameters 0.
+        flip: whether half of all images are mirrored.
+        generator: on the device of the images.
+
+    Returns:
+        (B, 3, H, W) float32 in -1..1, and (B, A) float32, a parameter for each of AUGMENTATIONS.
+    """
+    x = from_uint8(images)
+    num, _, height, width = x.shape
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, device=x.device)
+
+    parameters = torch.zeros(num, len(AUGMENTATIONS), device=x.device)
+    told = dict(zip(AUGMENTATIONS, parameters.unbind(dim=1), strict=True))  # name -> its column
+    if fraction > 0:
+        varied = draw(num) < fraction
+        drawn = [name for name in AUGMENTATIONS if name != "mirror"]
+        for name, value in zip(drawn, draw(num, len(drawn)).unbind(dim=1), strict=True):
+            told[name].copy_(torch.where(varied, 2 * value - 1, 0))
+        told["noise"].abs_()  # its strength has no sign
+    if flip:
+        told["mirror"].copy_((draw(num) < 0.5).float())
+    steps = max(1, round(SHIFT * width))  # whole pixels; the parameters tell what is really done
+    for name in ("down", "right"):
+        told[name].copy_((told[name] * steps).round() / steps)
+    change = {name: column[:, None, None, None] for name, column in told.items()}  # (B, 1, 1, 1)
+
+    # Colours.
+    gray = x.mean(dim=1, keepdim=True)
+    x = x + (x - gray) * SATURATION * change["saturation"]  # exactly x where nothing changes
+    x = x * (1 + CONTRAST * change["contrast"]) + BRIGHTNESS * change["brightness"]
+    warm = torch.tensor([1.0, 0.0, -1.0], device=x.device)[:, None, None]
+    x = x + WARMTH * change["warmth"] * warm
+    x = x + NOISE * change["noise"] * torch.randn(x.shape, generator=generator, device=x.device)
+
+    # Places, the border repeated.
+    down, right = ((told[name] * steps).round()[:, None] for name in ("down", "right"))  # (B, 1)
+    rows = torch.arange(height, device=x.device)[None] - down  # (B, H)
+    columns = torch.arange(width, device=x.device)[None] - right  # (B, W)
+    columns = torch.where(told["mirror"][:, None] > 0, width - 1 - columns, columns)
+    rows, columns = rows.clamp(0, height - 1).long(), columns.clamp(0, width - 1).long()
+    batch = torch.arange(num, device=x.device)[:, None, None]
+    x = x.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]]  # (B, H, W, 3)
+    return x.permute(0, 3, 1, 2).clamp(-1, 1), parameters
 
 
 def hide_words(tokens: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
@@ -204,8 +274,11 @@ def training_batch(
     images, captions = dataset.batch(items)
     if images_seen + size < recipe.images:
         dataset.prefetch(items_at(recipe, len(dataset), images_seen + size))
-    which = torch.rand(size, generator=rng).tolist()
-    chosen = [c[int(u * len(c))] for c, u in zip(captions, which, strict=True)]
+    if recipe.any_caption:
+        which = torch.rand(size, generator=rng).tolist()
+        chosen = [c[int(u * len(c))] for c, u in zip(captions, which, strict=True)]
+    else:
+        chosen = [fullest(c) for c in captions]
     if recipe.shuffle_tags:
         chosen = [shuffle_tags(caption, rng) for caption in chosen]
     tokens = hide_words(model.tokenize(chosen).cpu(), recipe, rng).to(device)
@@ -214,6 +287,37 @@ def training_batch(
     on_device = generator_for(recipe.seed, 2, images_seen, device)
     real, changes = augment(images.to(device), recipe.augment, recipe.flip, on_device)
     return Batch(real, tokens, noise, changes)
+
+
+def prompts_are_captions(dataset: CaptionedImages, recipe: Recipe) -> bool:
+    """Whether the completer learns from whole captions as prompts, or from parts of captions."""
+    if recipe.completer_prompts != "auto":
+        return recipe.completer_prompts == "captions"
+    return show_how_people_type(dataset.captions_of_each(LOOKED_AT))
+
+
+def completer_batch(
+    dataset: CaptionedImages,
+    model: TextToImageModel,
+    recipe: Recipe,
+    images_seen: int,
+    num: int,
+    whole: bool,
+) -> tuple[Tensor, Tensor]:
+    """Prompts (N, L) and full captions (N, T) for the completer, completer_pairs for each of `num`
+    images. whole: what `prompts_are_captions` tells."""
+    rng = generator_for(recipe.seed, 4, images_seen)
+    chance = random.Random(int(torch.randint(2**40, (), generator=rng)))
+    wanted = num * recipe.completer_pairs
+    some = [int(chance.random() * len(dataset)) for _ in range(LENGTHS * wanted)]
+    # Of about one length, so that little is padding: a step takes half the time.
+    by_length = sorted(dataset.captions_at(some), key=lambda captions: len(fullest(captions)))
+    first = int(chance.random() * LENGTHS) * wanted
+    pairs = [draw_pair(c, chance, whole) for c in by_length[first : first + wanted]]
+    prompts, captions = (model.tokenize(texts) for texts in zip(*pairs, strict=True))
+    words = (prompts != PAD) & (prompts != START)
+    hidden = torch.rand(prompts.shape, generator=rng).to(prompts.device) < recipe.word_dropout
+    return torch.where(words & hidden, UNKNOWN, prompts), captions
 
 
 if __name__ == "__main__":

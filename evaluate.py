@@ -6,14 +6,15 @@
     python evaluate.py --model FILE --data FOLDER --quick
     python evaluate.py --data FOLDER --judges FILE     by judges of a larger collection of its kind
 
-Protocol. N = 2,048 images held out of training (all there are, if fewer), each with its first
-caption; the model draws caption i with seed i; drawings are rounded to whole 0..255 before anything
-is measured. Numbers are of split "test", by which nothing was chosen; --split validation is for
+Protocol. N = 2,048 images held out of training (all there are, if fewer), each with its fullest
+caption; the model completes and draws caption i with seed i; drawings are rounded to whole 0..255
+before anything is measured. Numbers are of split "test", by which nothing was chosen; --split validation is for
 tuning. No combination of the scenes is in two splits. A collection without a test split is measured
 on validation, by which the best weights of a run were chosen.
 
 Beside the drawings, numbers for (each control must fail what is said of it):
 
+    as typed    drawn without completing the captions first
     real        the held-out images of those captions: floor or ceiling
     shuffled    the drawings with another image's caption: attributes, R-precision
     repeated    one real image for all captions: all, but perhaps its own sharpness
@@ -25,10 +26,20 @@ images, held out too where there are so many, else of the training set, from whi
 differ in kind; the real ones' distance from it is the floor, `frechet_floor`. Features are the dual
 encoder's ("judge") and those of a network that was never trained ("random").
 
-Scenes are also read by the attribute recogniser. `all_attributes`: background, number of objects
-and every object's shape, colour, size and place right, for one or two fully named objects (N/2
-captions); `all_attributes_unseen`: the same for pairs of shape and colour that training never shows
-(N/2). Three objects, partial captions: N/4; order swaps: N/8 pairs.
+Scenes are also read by the attribute recogniser, a network, and by the template reader, a rule that
+compares every object with all shapes at all places between pixels, and counts specks as objects. An
+image is right where background, number of objects, and every attribute that the caption names are:
+`all` by the recogniser, `strict` by the template reader, and `share`: strict, drawn / real images
+of those captions. By kind of caption: `fully_told` and `unseen_pairs` (of shape and colour, which
+training never shows), one or two objects, N/4 captions each; `other_patterns`, the same captions in
+sentences of kinds that training never shows; and N/8 each: `three_objects`, `any_words` (all told,
+in sentences as training has them), five kinds that leave something open, `tags`, `relations`,
+`counts`. `nothing`, `too_few`, `too_many`: objects by the template reader. `small_shapes`: strict
+rates of the shape of single small objects, 32 of each. `open`: variance over 8 seeds for captions
+that leave something open, drawings / real scenes of which the caption is true.
+
+Other collections: `prompts_kept`, 300 prompts of one tag or up to three words of a held-out caption:
+how often the image that looks most like the drawing, out of all, has all these words in a caption.
 
 R-precision: how often the caption of an image is closest to it among `candidates`, 100 if there are
 so many: the others random ("random"), or those that share most words with it ("hard"), out of all
@@ -66,16 +77,20 @@ from config import (
     run,
 )
 from dataset import CaptionedImages
-from evaluation import judges, metrics, scene_sets, systems
+from completion import draw_part, fullest
+from evaluation import judges, metrics, scene_sets, systems, template_reader
 from evaluation.metrics import bootstrap, mean
 from evaluation.scene_sets import TestSet
-from evaluation.systems import FULL, QUICK, Amounts, Training, draw
+from evaluation.systems import FULL, NUM_SEEDS, QUICK, Amounts, Training, draw
 from files import write_text
 from model import TextToImageModel, from_uint8
+from tokenizer import split_words
 
-NUM_SEEDS = 8  # of each caption, for diversity
 NUM_SHOWN = 64  # images of the sheet
 MIN_IMAGES = 16  # held out, for numbers that mean anything
+NUM_PROMPTS = 300  # short ones
+NUM_PARTS = 16  # of a caption; one of them is short enough
+NUM_SMALL = 32  # of each small shape
 
 
 class Material(NamedTuple):
@@ -120,10 +135,10 @@ def gather(dataset: CaptionedImages, split: str, amounts: Amounts, size: int) ->
     num, rng, once = amounts.images, np.random.default_rng(0), dataset.once()
     numbers = rng.permutation(len(once))[: amounts.captions].tolist()
     records = [once.collection.records[once.indices[i]] for i in numbers]
-    training = Training(once, numbers, [record.captions[0] for record in records])
+    training = Training(once, numbers, [fullest(record.captions) for record in records])
     if are_scenes(dataset):
-        like_training = scene_sets.MIXED, scenes.choose_named, size
-        tests, others = (scene_sets.draw_scenes(split, num, i, *like_training) for i in (0, 1))
+        tests, others = (scene_sets.draw_scenes(split, num, i, scene_sets.MIXED, size=size)
+                         for i in (0, 1))  # fmt: skip
         groups = scene_sets.scene_groups(split, amounts.groups, 2 * NUM_SEEDS, size)
         return Material(tests, others.images, training, groups)
     held_out = dataset.other_split(split)
@@ -131,7 +146,7 @@ def gather(dataset: CaptionedImages, split: str, amounts: Amounts, size: int) ->
     real, captions = held_out.batch(chosen[:num])
     others, rest = (held_out, chosen[num:]) if len(chosen) >= 2 * num else (once, numbers)
     reference, _ = others.batch(rest[: len(real)])
-    tests = TestSet([several[0] for several in captions], real, [])
+    tests = TestSet([fullest(several) for several in captions], real, [])
     return Material(tests, reference, training, groups_of(once, amounts.groups))
 
 
@@ -154,10 +169,10 @@ def evaluate(
     """All numbers of a model, by system; writes the sheets into the folder."""
     tests, reference, training, groups = gather(dataset, split, amounts, model.config.image_size)
     captions, real, _ = tests
-    drawn = draw(model, captions, list(range(len(captions))))
     resamples = amounts.resamples
     evaluation = systems.Evaluation(panel.encoder, tests, reference, training.captions, amounts)
-    shown = systems.all_systems(drawn, real, captions, training)
+    shown = systems.all_systems(model, real, captions, training)
+    drawn = shown["drawn"]
     rows = {name: evaluation.measure(images)
             for name, images in tqdm(shown.items(), "measuring", unit="system")}  # fmt: skip
     seen = thumbnails_of(training.images)
@@ -180,7 +195,14 @@ def evaluate(
             rows[name] |= metrics.diversity(images, first, resamples)
     if panel.recogniser and are_scenes(dataset):
         rates = evaluate_scenes(model, panel.recogniser, training, split, amounts)
-        rows = {name: row | {"attributes": rates[name]} for name, row in rows.items()}
+        rows = {name: row | rates[name] for name, row in rows.items()}
+        prompts = list(scene_sets.PROMPTS)
+    else:
+        prompts = short_prompts(dataset.other_split(split), NUM_PROMPTS)
+        kept = prompts_kept(model, dataset, split, prompts, amounts)
+        rows = {name: row | kept.get(name, {}) for name, row in rows.items()}
+    title = "Prompts as typed, each with 8 seeds, none picked; below: what was drawn for them"
+    systems.save_prompts(folder / "prompts.png", model, prompts[:12], title)
     numbered = [f"{i + 1}. {caption}" for i, caption in enumerate(captions[:NUM_SHOWN])]
     title = "Held-out images above, drawings of their first captions below; none picked"
     pairs = {"real": real, "drawn": drawn}
@@ -197,29 +219,103 @@ def evaluate_scenes(
     split: str,
     amounts: Amounts,
 ) -> dict:
-    """Rates of right attributes by system and kind of caption."""
-    rates: dict[str, dict] = defaultdict(dict)
-    sets = scene_sets.attribute_sets(split, amounts.images, model.config.image_size)
-    for row, (captions, real, asked) in sets.items():
-        drawn = draw(model, captions, list(range(len(captions))))
-        for system, images in systems.all_systems(drawn, real, captions, training).items():
-            right = scene_sets.attribute_rates(recogniser, images, asked)
-            if row == "order_swaps":  # the two of a pair belong together
-                right = {k: v.float().unflatten(0, (-1, 2)).mean(1) for k, v in right.items()}
-            rates[system][row] = {kind: bootstrap(mean, values, resamples=amounts.resamples)
-                                  for kind, values in right.items()}  # fmt: skip
-    return rates
+    """By system: "attributes", rates by kind of caption; "small_shapes" and "open"."""
+    rows: dict[str, dict] = defaultdict(lambda: {"attributes": {}})
+    resamples, size = amounts.resamples, model.config.image_size
+
+    def rate(values: Tensor, in_pairs: bool = False) -> list[float]:
+        values = values.float().unflatten(0, (-1, 2)).mean(1) if in_pairs else values
+        return bootstrap(mean, values, resamples=resamples)
+
+    for kind, test in scene_sets.attribute_sets(split, amounts.images, size).items():
+        together = kind == "relations"  # the two of a pair belong together
+        for system, images in systems.all_systems(model, *test[1::-1], training).items():
+            right = scene_sets.attribute_rates(scene_sets.read(recogniser, images), test.attributes)
+            strict = scene_sets.attribute_rates(template_reader.read(images), test.attributes)
+            chosen = {name: v for name, v in right.items() if name in ("all", *scenes.KINDS)}
+            chosen |= {"strict": strict["all"]}
+            chosen |= {name: strict[name] for name in ("nothing", "too_few", "too_many")}
+            found = {n: rate(v, together and len(v) == len(images)) for n, v in chosen.items()}
+            rows[system]["attributes"][kind] = found
+        real = max(rows["real"]["attributes"][kind]["strict"][0], 1e-12)
+        for row in rows.values():
+            found = row["attributes"][kind]
+            found["share"] = [value / real for value in found["strict"]]
+    shapes = scene_sets.small_shapes(split, min(NUM_SMALL, amounts.images // 8), size)
+    for shape, test in shapes.items():
+        for system in ("drawn", "real"):
+            images = test.images
+            if system == "drawn":
+                images = draw(model, test.captions, list(range(len(test.captions))))
+            seen = template_reader.read(images)
+            found = rate(scene_sets.attribute_rates(seen, test.attributes)["shape"])
+            rows[system].setdefault("small_shapes", {})[shape] = found
+    for kind in scene_sets.OPEN:
+        groups = scene_sets.scene_groups(split, amounts.groups, 2 * NUM_SEEDS, size, kind)
+        asked, several = zip(*groups, strict=True)
+        first = [images[:NUM_SEEDS] for images in several]
+        varied = {"drawn": systems.draw_again(model, asked, NUM_SEEDS),
+                  "real": torch.stack([images[NUM_SEEDS:] for images in several])}  # fmt: skip
+        for system, images in varied.items():
+            found = metrics.diversity(images, first, resamples)
+            kept = {name: found[name] for name in ("diversity", "diversity_pixels")}
+            rows[system].setdefault("open", {})[kind] = kept
+    return rows
+
+
+def short_prompts(dataset: CaptionedImages, num: int) -> list[str]:
+    """As people may type for these images: each part of the caption of another one, of one tag or
+    up to three words, spread evenly over them."""
+    chance, prompts = random.Random(0), []
+    for i in range(num):
+        (captions,) = dataset.captions_at([i * len(dataset) // num])
+        parts = [draw_part(fullest(captions), chance) for _ in range(NUM_PARTS)]
+        short = [part for part in parts if "," not in part and 0 < len(split_words(part)) <= 3]
+        prompts.append((short or parts)[0])
+    return prompts
+
+
+def prompts_kept(
+    model: TextToImageModel,
+    dataset: CaptionedImages,
+    split: str,
+    prompts: list[str],
+    amounts: Amounts,
+) -> dict:
+    """By system, "prompts_kept": how often the image that is nearest to the drawing of a prompt has
+    all its words in a caption. "shuffled": with the words of the next prompt."""
+    held_out, seeds = dataset.other_split(split), list(range(len(prompts)))
+    sets = [dataset.once(), held_out]
+    words = [set(split_words(" ".join(captions))) for some in sets
+             for captions in some.captions_at(range(len(some)))]  # fmt: skip
+    known = torch.cat([thumbnails_of(some) for some in sets])
+    drawn = {"drawn": draw(model, prompts, seeds)}
+    if model.completer:
+        drawn["as typed"] = draw(model, prompts, seeds, complete=False)
+    found = {}
+    for system, asked in [(name, prompts) for name in drawn] + [
+        ("shuffled", prompts[1:] + prompts[:1])
+    ]:
+        images = from_uint8(drawn.get(system, drawn["drawn"]))
+        _, number = metrics.nearest(metrics.thumbnails(images), known)
+        kept = [float(set(split_words(prompt)) <= words[n])
+                for prompt, n in zip(asked, number.tolist(), strict=True)]  # fmt: skip
+        rate = bootstrap(mean, torch.tensor(kept), resamples=amounts.resamples)
+        found[system] = {"prompts_kept": rate}
+    return found
 
 
 def right_in_all(row: dict) -> dict:
-    """Rates of images with all attributes right, by kind of caption; {} where there are none."""
-    return {kind: rates["all"] for kind, rates in row.get("attributes", {}).items()}
+    """Rates of images that are right by the template reader, by kind of caption, as a share of real
+    ones; {} where there are none."""
+    return {kind: rates["share"] for kind, rates in row.get("attributes", {}).items()}
 
 
 def headline(rows: dict) -> dict:
     """The numbers to look at first, each [value, low, high]."""
     drawn = rows["drawn"] | right_in_all(rows["drawn"])
-    names = ("all_attributes", "all_attributes_unseen", "r_precision_random", "r_precision_hard",
+    names = ("fully_told", "unseen_pairs", *scene_sets.OPEN, "relations", "counts",
+             "other_patterns", "prompts_kept", "r_precision_random", "r_precision_hard",
              "edge_energy", "diversity")  # fmt: skip
     top = {name: drawn[name] for name in names if name in drawn}
     top["frechet_distance"] = drawn["frechet_distance_judge"]
@@ -290,9 +386,10 @@ def rounded(value: Any) -> Any:
 
 def print_table(rows: dict) -> None:
     """A line for each measure, a column for each system."""
-    flat = {system: row | {f"{kind}: all": rate for kind, rate in right_in_all(row).items()}
+    flat = {system: row | {f"{kind}: share": rate for kind, rate in right_in_all(row).items()}
             for system, row in rows.items()}  # fmt: skip
-    names = dict.fromkeys(n for row in flat.values() for n in row if n != "attributes")
+    names = dict.fromkeys(n for row in flat.values() for n, v in row.items()
+                          if not isinstance(v, dict))  # fmt: skip
     print(f"{'':32}" + "".join(f"{system:>18}" for system in flat))
     for name in names:
         print(f"{name:32}" + "".join(f"{cell(row.get(name)):>18}" for row in flat.values()))

@@ -49,6 +49,36 @@ def save_samples(path: Path, rows: dict[str, np.ndarray], captions: list[str], t
     _save(figure, path)
 
 
+def save_prompts(
+    path: Path, images: np.ndarray, prompts: list[str], captions: list[list[str]], title: str
+) -> None:
+    """A sheet with two prompts on each line: each prompt, and below it its drawings with the
+    captions that they were completed to.
+
+    images: (prompts, seeds, 3, S, S) uint8.
+    """
+    num = images.shape[1]
+    cell, below = IMAGE + GAP, 44
+    height, half = TITLE + -(-len(prompts) // 2) * (LABEL + cell + below), num * cell + LABEL
+    figure = Figure(figsize=(2 * half / DPI, height / DPI), dpi=DPI)
+    sheet = np.full((height, 2 * half, 3), 255, np.uint8)
+
+    def write(x: float, y: float, text: str, **style) -> None:
+        figure.text(x / (2 * half), 1 - y / height, text, parse_math=False, **style)
+
+    write(half, TITLE / 2, title, ha="center", va="center", fontsize=10)
+    for k, prompt in enumerate(prompts):
+        x, y = k % 2 * half + LABEL / 2, TITLE + k // 2 * (LABEL + cell + below)
+        write(x, y + LABEL / 2, f"\u201c{prompt}\u201d", va="center", fontsize=12, weight="bold")
+        for i, pixels in enumerate(resized(images[k])):
+            left, top = int(x) + i * cell, y + LABEL
+            sheet[top : top + IMAGE, left : left + IMAGE] = pixels
+            text = "\n".join(textwrap.wrap(captions[k][i], 30)[:5])
+            write(left, top + IMAGE + 3, text, va="top", fontsize=5)
+    figure.figimage(sheet)
+    _save(figure, path)
+
+
 def resized(images: np.ndarray) -> np.ndarray:
     """(B, 3, S, S) uint8 -> (B, IMAGE, IMAGE, 3) uint8: pixels are repeated, or blocks of them
     averaged. S is a power of two."""

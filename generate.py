@@ -1,7 +1,11 @@
 """How do I draw an image? From the shipped weights, right after cloning:
 
 python generate.py --input "a big red circle at the left and a small blue star at the right"
+python generate.py --input "a red circle" --n 8 --grid
 python generate.py --input-file captions.txt --output drawings        a caption on each line
+
+What a caption leaves open is written out first, another way with each seed, and printed; to draw it
+as it stands: --as-typed. A PNG keeps what was typed and what was drawn.
 """
 
 import hashlib
@@ -15,12 +19,14 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 import checkpoint
 from config import GenerateConfig, UserError, choose_device, run
 from files import write_whole
 from model import TextToImageModel, to_uint8
+from tokenizer import split_words
 
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
 BATCH = 32  # images drawn at once
@@ -69,7 +75,7 @@ def file_name(prompt: str, seed: int) -> str:
 def shown(prompt: str) -> str:
     """The beginning of a prompt, fit for any terminal."""
     text = "".join(c if c.isprintable() else "\ufffd" for c in prompt)
-    return f'"{text[:80]}..."' if len(text) > 80 else f'"{text}"'
+    return f'"{text[:120]}..."' if len(text) > 120 else f'"{text}"'
 
 
 def tell_what_is_not_drawn(model: TextToImageModel, prompts: Sequence[str]) -> None:
@@ -80,6 +86,10 @@ def tell_what_is_not_drawn(model: TextToImageModel, prompts: Sequence[str]) -> N
             unknown[word].append(prompt)
         if len(model.tokenizer.encode(prompt)) > model.config.max_tokens:
             long.append(prompt)
+    lost = [p for p in prompts if p and not set(split_words(p)) & model.tokenizer.ids.keys()]
+    if lost:
+        more = f" and {len(lost) - 1:,} more" if len(lost) > 1 else ""
+        print(f"no known word in {shown(lost[0])}{more}: any image is drawn")
     for word, found in list(unknown.items())[:MAX_TOLD]:
         nearest = model.tokenizer.nearest_word(word)
         hint = f'; the nearest known one is "{nearest}"' if nearest else ""
@@ -92,11 +102,15 @@ def tell_what_is_not_drawn(model: TextToImageModel, prompts: Sequence[str]) -> N
         print(f"only the first {model.config.max_tokens - 1} words count of {shown(long[0])}{more}")
 
 
-def save_image(pixels: np.ndarray, path: Path) -> None:
-    """pixels: (H, W, 3) uint8."""
+def save_image(pixels: np.ndarray, path: Path, texts: dict[str, str] | None = None) -> None:
+    """pixels: (H, W, 3) uint8; texts: what a PNG keeps beside them, by name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(pixels)
-    write_whole(path, partial(image.save, format=SUFFIXES[path.suffix.lower()]))
+    image, kind, options = Image.fromarray(pixels), SUFFIXES[path.suffix.lower()], {}
+    if kind == "PNG" and texts:
+        options["pnginfo"] = PngInfo()
+        for name, text in texts.items():
+            options["pnginfo"].add_itxt(name, text.encode("utf-8", "replace").decode())
+    write_whole(path, partial(image.save, format=kind, **options))
 
 
 def make_grid(images: np.ndarray, columns: int) -> np.ndarray:
@@ -138,13 +152,25 @@ def main(config: GenerateConfig) -> list[Path]:
     print(f"weights: {path}{checkpoint.progress_line(state)}{why and f', {why}'}")
     tell_what_is_not_drawn(model, prompts)
 
-    def draw(some: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
-        return to_uint8(model.draw(some, seeds)).permute(0, 2, 3, 1).cpu().numpy()  # (B, H, W, 3)
+    completes = model.completer is not None and not config.as_typed
+    if not completes and not config.as_typed:
+        print("these weights complete no captions: they are drawn as typed")
+
+    def draw(some: Sequence[str], seeds: Sequence[int]) -> tuple[np.ndarray, list[dict[str, str]]]:
+        """Images (B, H, W, 3) uint8, and the texts that each is kept with."""
+        captions = model.complete(some, seeds, config.temperature) if completes else some
+        drawn = to_uint8(model.draw(captions, seeds)).permute(0, 2, 3, 1).cpu().numpy()
+        texts = zip(some, captions, seeds, strict=True)
+        return drawn, [{"prompt": p, "caption": c, "seed": str(s)} for p, c, s in texts]
 
     if config.grid:
         batches = [pairs[i : i + BATCH] for i in range(0, len(pairs), BATCH)]
-        drawn = np.concatenate([draw(*zip(*batch, strict=True)) for batch in batches])
-        save_image(make_grid(drawn, config.n), paths[0])
+        drawn, texts = zip(*(draw(*zip(*batch, strict=True)) for batch in batches), strict=True)
+        texts = [text for some in texts for text in some]
+        for text in texts[:BATCH] if completes else ():
+            print(f"seed {text['seed']}: {shown(text['prompt'])} -> {shown(text['caption'])}")
+        told = {name: "\n".join(text[name] for text in texts) for name in texts[0]}
+        save_image(make_grid(np.concatenate(drawn), config.n), paths[0], told)
         print(paths[0])
         return paths
 
@@ -154,9 +180,10 @@ def main(config: GenerateConfig) -> list[Path]:
     with tqdm(total=len(to_draw), desc="drawing", unit="img", disable=not many) as bar:
         for start in range(0, len(to_draw), BATCH):
             some, seeds, files = zip(*to_draw[start : start + BATCH], strict=True)
-            for i, (pixels, file) in enumerate(zip(draw(some, seeds), files, strict=True), start):
+            drawn = zip(*draw(some, seeds), files, strict=True)
+            for i, (pixels, texts, file) in enumerate(drawn, start):
                 try:
-                    save_image(pixels, file)
+                    save_image(pixels, file, texts)
                 except (UserError, OSError) as error:
                     missing = to_draw[i:]
                     for _, _, name in missing if len(to_draw) > 1 else ():
@@ -166,6 +193,8 @@ def main(config: GenerateConfig) -> list[Path]:
                         "were written; for the others repeat the command with --skip-existing"
                     ) from error
                 if not many:
+                    if completes:
+                        print(f"{shown(texts['prompt'])} -> {shown(texts['caption'])}")
                     print(file)
                 bar.update()
     if many or config.skip_existing:

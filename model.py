@@ -2,6 +2,8 @@
 
     embedding -> LSTM -> multi-head self-attention -> fully connected layer -> residual decoder
 
+A prompt that leaves things open is first completed, in words, by a second LSTM (completion.py).
+
 Shapes, the same letters in every file:
     B images, L tokens of the longest caption, D width of the text, Z width of the latent,
     A augmentation parameters, C channels, H W height and width, N heads, Q queries, K layers,
@@ -18,9 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from completion import Completer, text_of
 from config import ModelConfig
 from latents import FlowPrior
-from tokenizer import PAD, Tokenizer
+from tokenizer import PAD, START, UNKNOWN, Tokenizer
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -201,7 +204,12 @@ def upgrade_weights(state_dict: dict) -> dict:
                   for n, w in state_dict.items()}  # fmt: skip
     extra = state_dict.get("_extra_state")
     config = extra.get("config") if isinstance(extra, dict) else None
-    if not isinstance(config, dict) or "sharpness" not in config:
+    if not isinstance(config, dict):
+        return state_dict
+    if "completer_dim" not in config:  # of before there was a completer
+        config = config | {"completer_dim": 0}
+        state_dict = state_dict | {"_extra_state": extra | {"config": config}}
+    if "sharpness" not in config:
         return state_dict
     config = {
         # What was constant then.
@@ -281,6 +289,10 @@ class TextToImageModel(nn.Module):
         self.to_layers = nn.Conv2d(channels[len(sizes) - 1], config.num_layers * 7, 3, padding=1)
         if not self.to_layers.weight.is_meta:  # where only shapes matter
             self._initialise()
+        self.completer = None
+        if config.completer_dim:
+            dim, reader = config.completer_dim, BidirectionalLSTM(config.completer_dim)
+            self.completer = Completer(len(tokenizer), dim, config.num_heads, reader)
 
     @torch.no_grad()
     def _initialise(self) -> None:
@@ -405,29 +417,62 @@ class TextToImageModel(nn.Module):
         padded = [ids + [PAD] * (length - len(ids)) for ids in encoded]
         return torch.tensor(padded, device=self.to_layers.weight.device)
 
-    @torch.no_grad()
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        """One image for each pair of prompt and seed -> (B, 3, H, W) float32 in [-1, 1].
+    def complete(
+        self, prompts: str | Sequence[str], seed: int | Sequence[int] = 0, temperature: float = 1.0
+    ) -> str | list[str]:
+        """Write out what each prompt leaves open; a caption of at most max_tokens.
 
-        An image depends on (weights, prompt, seed) alone. An empty prompt asks for any image.
-        Noise lies closer to its mean than the prior expects (truncation, Brock et al. 2019).
+        A caption depends on (weights, prompt, seed) alone. An empty prompt, and one without a known
+        word, is completed to any caption. A prompt stays as it is where there is no completer.
+        seed: one for each prompt, or one for all; temperature: 0 writes the likeliest words.
         """
-        noise = [
-            torch.randn(self.config.noise_dim, generator=torch.Generator().manual_seed(int(seed)))
-            for seed in seeds
-        ]  # drawn on the CPU, so that a seed means the same on every device
-        tokens = self.tokenize(prompts)
-        noise = self.config.truncation * torch.stack(noise).to(tokens.device)  # (B, Z)
-        return self(tokens, noise).clamp(-1, 1)
+        single = isinstance(prompts, str)
+        prompts = [prompts] if single else list(prompts)
+        seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+        captions = prompts
+        if self.completer and prompts:
+            tokens = self.tokenize(prompts)
+            unknown = ((tokens == UNKNOWN) | (tokens == START) | (tokens == PAD)).all(dim=1)
+            tokens[:, 1:].masked_fill_(unknown[:, None], PAD)
+            uniforms = torch.stack([self.chance(s)[1] for s in seeds]).to(tokens.device)
+            written = self.completer.write(tokens, uniforms, temperature)
+            captions = [text_of([self.tokenizer.vocabulary[i] for i in ids]) for ids in written]
+        return captions[0] if single else captions
+
+    def chance(self, seed: int) -> tuple[Tensor, Tensor]:
+        """What a seed means: noise (Z,), standard normal, for the latent, and uniforms
+        (max_tokens - 1,) for the words of a completed caption. On the CPU, so that it means the
+        same on every device."""
+        generator = torch.Generator().manual_seed(int(seed))
+        noise = torch.randn(self.config.noise_dim, generator=generator)
+        return noise, torch.rand(self.config.max_tokens - 1, generator=generator)
+
+    @torch.no_grad()
+    def draw(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        """One image for each pair of caption and seed, as typed -> (B, 3, H, W) float32 in [-1, 1].
+
+        An image depends on (weights, caption, seed) alone. Noise lies closer to its mean than the
+        prior expects (truncation, Brock et al. 2019).
+        """
+        tokens = self.tokenize(captions)
+        noise = torch.stack([self.chance(seed)[0] for seed in seeds]).to(tokens.device)  # (B, Z)
+        return self(tokens, self.config.truncation * noise).clamp(-1, 1)
 
     def generate(
-        self, prompts: str | Sequence[str], seed: int = 0, n: int = 1, batch_size: int = 32
+        self,
+        prompts: str | Sequence[str],
+        seed: int = 0,
+        n: int = 1,
+        batch_size: int = 32,
+        complete: bool = True,
+        temperature: float = 1.0,
     ) -> "Image.Image | list[Image.Image]":
         """Draw n images of each prompt, with the seeds seed, seed + 1, ... below 2**32.
 
         Returns a PIL image, or a list of them where there are several (all of the first prompt
-        first). batch_size, how many are drawn at once, does not change the images.
-        Raises ValueError for other seeds or numbers.
+        first). batch_size, how many are drawn at once, does not change the images. complete: write
+        out first what a prompt leaves open, at this temperature (see `complete`); an empty prompt
+        asks for any image. Raises ValueError for other seeds or numbers.
         """
         from PIL import Image
 
@@ -437,9 +482,11 @@ class TextToImageModel(nn.Module):
         pairs = [(p, seed + i) for p in ([prompts] if single else prompts) for i in range(n)]
         images = []
         for start in range(0, len(pairs), batch_size):
-            batch = self.draw(*zip(*pairs[start : start + batch_size], strict=True))
-            for pixels in to_uint8(batch).permute(0, 2, 3, 1).cpu().numpy():  # (H, W, 3)
-                images.append(Image.fromarray(pixels))
+            captions, seeds = zip(*pairs[start : start + batch_size], strict=True)
+            if complete:
+                captions = self.complete(captions, seeds, temperature)
+            for pixels in to_uint8(self.draw(captions, seeds)).permute(0, 2, 3, 1).cpu().numpy():
+                images.append(Image.fromarray(pixels))  # (H, W, 3)
         return images[0] if single and n == 1 else images
 
     def get_extra_state(self) -> dict:

@@ -64,18 +64,36 @@ class Muon(torch.optim.Optimizer):
                 p.mul_(1 - lr * group["weight_decay"]).add_(step, alpha=-lr * gain)
 
 
-def make_optimizers(networks: Iterable[nn.Module], recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """AdamW and Muon, for all parameters; before each step, set "lr" of every group to the learning
-    rate times the group's "relative_lr"."""
-    modules = nn.ModuleList(networks)
-    matrices = [m.weight for m in modules.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+def make_optimizers(
+    decoder: Iterable[nn.Module], completer: nn.Module | None, recipe: Recipe
+) -> list[torch.optim.Optimizer]:
+    """AdamW and Muon for all parameters but the completer's, then the same for these; before each
+    step, set "lr" of every group to the learning rate times the group's "relative_lr"."""
+    own = {id(p) for p in completer.parameters()} if completer else set()
+    modules = nn.ModuleList(decoder)
+    parameters = [p for p in modules.parameters() if id(p) not in own]
+    matrices = [m.weight for m in modules.modules()
+                if isinstance(m, (nn.Linear, nn.Conv2d)) and id(m.weight) not in own]  # fmt: skip
+    optimizers = _adamw_and_muon(parameters, matrices, 1.0, recipe)
+    if completer:  # its LSTMs, too
+        matrices = [weight for m in completer.modules() if isinstance(m, (nn.Linear, nn.LSTM))
+                    for weight in m.parameters() if weight.ndim == 2]  # fmt: skip
+        ratio = recipe.completer_lr_ratio
+        optimizers += _adamw_and_muon(completer.parameters(), matrices, ratio, recipe)
+    return optimizers
+
+
+def _adamw_and_muon(
+    parameters: Iterable[Tensor], matrices: list[Tensor], ratio: float, recipe: Recipe
+) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices, AdamW for the other parameters; ratio: of their rate to the run's."""
     taken = {id(weight) for weight in matrices}
-    others = [p for p in modules.parameters() if id(p) not in taken]
-    decay = recipe.weight_decay
-    adamw = torch.optim.AdamW(others, betas=recipe.adam_betas, weight_decay=decay, fused=True)
+    others = [p for p in parameters if id(p) not in taken]
+    betas, decay = recipe.adam_betas, recipe.weight_decay
+    adamw = torch.optim.AdamW(others, betas=betas, weight_decay=decay, fused=True)
     muon = Muon(matrices, recipe.lr, recipe.muon_momentum, decay)
-    for optimizer, ratio in ((adamw, 1.0), (muon, recipe.muon_lr_ratio)):
-        optimizer.param_groups[0]["relative_lr"] = ratio
+    adamw.param_groups[0]["relative_lr"] = ratio
+    muon.param_groups[0]["relative_lr"] = ratio * recipe.muon_lr_ratio
     return [adamw, muon]
 
 

@@ -16,9 +16,11 @@ from tokenizer import SPECIAL_TOKENS
 
 
 def halve_if_equal(model: TextToImageModel) -> dict:
-    """The state_dict in half precision if images stay the same to 1/255, else as it is."""
+    """The state_dict in half precision if images stay the same to 1/255, else as it is. The
+    completer's weights stay: rounded, it would now and then choose other words."""
     state = model.state_dict()
-    halved = {n: v.half() if isinstance(v, torch.Tensor) else v for n, v in state.items()}
+    halved = {n: v.half() if isinstance(v, torch.Tensor) and not n.startswith("completer.") else v
+              for n, v in state.items()}  # fmt: skip
     other = TextToImageModel()
     other.load_state_dict(halved)
     words = model.tokenizer.vocabulary[len(SPECIAL_TOKENS) :]

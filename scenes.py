@@ -7,6 +7,7 @@ numbers, + - * / and square roots decide a pixel, and only random() of Python's 
 
 import math
 import random
+import re
 import zlib
 from collections.abc import Sequence
 from functools import partial
@@ -43,6 +44,17 @@ SYNONYMS = {
 SPLITS = ("train", "validation", "unseen", "test")  # their order is in the seeds: two bits
 KINDS = ("shape", "colour", "size", "place")  # of attribute that an object has
 NAMEABLE = ("size", "colour", "place", "background")  # the shape is always named
+TOLD = {"size": 0.5, "colour": 0.7, "place": 0.5, "background": 0.5}  # how often people do
+STYLES = (  # of captions as typed
+    "sentence", "sentence", "tags", "bare", "relation", "relation", "count", "count",
+)  # fmt: skip
+NUM_TYPED = 5  # captions as typed that a scene has, beside the plain one
+RELATIONS = {  # how a first object can be said to stand to a second one
+    "left": ("to the left of", "left of"), "right": ("to the right of", "right of"),
+    "above": ("above", "over"), "below": ("below", "under"),
+}  # fmt: skip
+NUMBERS = {2: "two", 3: "three"}
+ALIKE, SAME_SHAPE = 0.2, 0.12  # how often an object repeats shape and colour, or the shape, of one
 PLACE_JITTER = 2 / 64  # 2 pixels of 64
 TINT = 12  # each of red, green and blue moves by up to this much
 TILT = 0.09  # tangent of half the largest tilt: about 10 degrees
@@ -133,7 +145,7 @@ def draw_attributes(rng: random.Random, split: str, num_objects: int | None = No
         background = pick(rng, list(BACKGROUNDS))
         objects = []
         for _ in range(num_objects):
-            shape, colour = pick(rng, pairs)
+            shape, colour = pick_pair(rng, pairs, objects)
             size, place = pick(rng, list(SIZES)), pick(rng, list(PLACES))
             objects.append({"shape": shape, "colour": colour, "size": size, "place": place})
         attributes = {"background": background, "objects": objects}
@@ -141,8 +153,18 @@ def draw_attributes(rng: random.Random, split: str, num_objects: int | None = No
             return attributes
 
 
+def pick_pair(rng: random.Random, pairs: Sequence, objects: list[dict]) -> tuple[str, str]:
+    """Shape and colour of the next object of a scene; some repeat those of the one before it."""
+    u = rng.random()
+    if objects and u < ALIKE:
+        return objects[-1]["shape"], objects[-1]["colour"]
+    if objects and u < ALIKE + SAME_SHAPE:
+        pairs = [pair for pair in pairs if pair[0] == objects[-1]["shape"]]
+    return pick(rng, pairs)
+
+
 def is_clear(attributes: dict) -> bool:
-    """Whether every object stands out, stands apart and differs from the others."""
+    """Whether every object stands out and stands apart."""
     objects = attributes["objects"]
     ground = BACKGROUNDS[attributes["background"]]
     for i, a in enumerate(objects):
@@ -151,76 +173,239 @@ def is_clear(attributes: dict) -> bool:
         for b in objects[:i]:
             (ax, ay), (bx, by) = PLACES[a["place"]], PLACES[b["place"]]
             reach = SIZES[a["size"]] + SIZES[b["size"]] - 0.01  # big ones may stand diagonally
-            near = (ax - bx) ** 2 + (ay - by) ** 2 < reach * reach
-            if near or (a["shape"], a["colour"]) == (b["shape"], b["colour"]):
+            if (ax - bx) ** 2 + (ay - by) ** 2 < reach * reach:
                 return False
     return True
 
 
-def relation(a: dict, b: dict) -> str | None:
-    """How a stands to b where they share a row or a column, else None."""
-    (ax, ay), (bx, by) = PLACES[a["place"]], PLACES[b["place"]]
-    if ay == by:
-        return "to the left of" if ax < bx else "to the right of"
-    if ax == bx:
-        return "above" if ay < by else "below"
-    return None
+# Captions. One tells everything in one plain grammar; others leave out what people leave out, in the
+# ways that people type.
 
 
-def describe(
-    attributes: dict, rng: random.Random, named: tuple[str, ...] = NAMEABLE, synonyms: float = 0.3
-) -> str:
-    """Say in words what is in the scene.
+class Words:
+    """How one person calls things: words[name] is the name or its synonym, the same each time.
 
-    named: which of NAMEABLE the caption tells; "relation" in it tells, for two objects in one row
-    or column, how the first stands to the second (leave "place" out then).
-    synonyms: how often a word is replaced by its synonym, 0..1.
+    synonyms: how often it is the synonym, 0..1.
     """
 
-    def word(name: str) -> str:
-        return SYNONYMS[name] if name in SYNONYMS and rng.random() < synonyms else name
+    def __init__(self, rng: random.Random, synonyms: float = 0.3):
+        self.spoken = {name: word for name, word in SYNONYMS.items() if rng.random() < synonyms}
 
-    def noun(o: dict) -> str:
-        words = [word(o[kind]) for kind in ("size", "colour") if kind in named] + [word(o["shape"])]
-        return ("an " if words[0][0] in "aeiou" else "a ") + " ".join(words)
-
-    objects = list(attributes["objects"])
-    for i in range(len(objects) - 1, 0, -1):  # a caption tells the objects in any order
-        j = int(rng.random() * (i + 1))
-        objects[i], objects[j] = objects[j], objects[i]
-    place_first = "place" in named and rng.random() < 0.2
-    if "relation" in named:
-        parts = [f"{noun(objects[0])} {relation(*objects)} {noun(objects[1])}"]
-    elif place_first:
-        parts = [f"{word(o['place'])} {noun(o)}" for o in objects]
-    elif "place" in named:
-        parts = [f"{noun(o)} {word(o['place'])}" for o in objects]
-    else:
-        parts = [noun(o) for o in objects]
-    sentence = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
-    opening = "" if place_first else pick(rng, ("", "", "there is ", "a picture of "))
-    if "background" not in named:
-        return opening + sentence
-    ground = word(attributes["background"])
-    usual = f"{opening}{sentence} on a {ground} background"
-    turned = f"on a {ground} background, {sentence}"
-    return pick(rng, (usual, usual, turned, f"{opening}{sentence}, the background is {ground}"))
+    def __getitem__(self, name: str) -> str:
+        return self.spoken.get(name, name)
 
 
-def choose_named(attributes: dict, rng: random.Random) -> tuple[str, ...]:
-    """Which attributes a caption tells: all of them in three quarters of the captions."""
-    if rng.random() < 0.75:
-        return NAMEABLE
+def with_article(noun: str, article: str = "a") -> str:
+    """a red circle; an orange star; the red circle; red circle."""
+    if article == "a" and noun[0] in "aeiou":
+        article = "an"
+    return f"{article} {noun}".strip()
+
+
+def listed(parts: list[str]) -> str:
+    """a, b and c."""
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+
+
+def plural(noun: str) -> str:
+    return noun + ("es" if noun.endswith("s") else "s")
+
+
+def noun_of(o: dict, words: Words, named: Sequence[str] = NAMEABLE) -> str:
+    """small red circle, as far as it is named."""
+    kinds = [kind for kind in ("size", "colour", "shape") if kind in named or kind == "shape"]
+    return " ".join(words[o[kind]] for kind in kinds)
+
+
+def plain_caption(attributes: dict, words: Words) -> str:
+    """All that captions can tell: a small red circle at the top and ... on a white background."""
+    things = [f"{with_article(noun_of(o, words))} {words[o['place']]}"
+              for o in attributes["objects"]]  # fmt: skip
+    return f"{listed(things)} on a {words[attributes['background']]} background"
+
+
+def relation(a: dict, b: dict) -> str | None:
+    """How a stands to b where they share a row or a column, a key of RELATIONS, else None."""
+    (ax, ay), (bx, by) = PLACES[a["place"]], PLACES[b["place"]]
+    if (ax == bx) == (ay == by):
+        return None
+    return ("left" if ax < bx else "right") if ay == by else ("above" if ay < by else "below")
+
+
+def typed_caption(
+    attributes: dict,
+    rng: random.Random,
+    words: Words,
+    style: str,
+    named: Sequence[str],
+) -> tuple[str, tuple[str, ...]] | None:
+    """What a person may type for a scene.
+
+    style: one of STYLES; named: which of NAMEABLE to tell, as far as that style can.
+    Returns the caption, and which attributes it tells: "shape", of NAMEABLE, and "relation"; or
+    None where the scene allows no such caption.
+    """
+    objects, told = attributes["objects"], [kind for kind in NAMEABLE if kind in named]
+    if style in ("relation", "count"):
+        told = [kind for kind in told if kind != "place"]
+    if style == "relation":
+        if len(objects) != 2 or not relation(*objects):
+            return None
+        told.append("relation")
+    if style == "count":
+        differ = {k for k in ("size", "colour") if len({o[k] for o in objects}) > 1}
+        if len(objects) < 2 or len({o["shape"] for o in objects}) > 1:
+            return None
+        told = [kind for kind in told if kind not in differ]
+    caption = {
+        "sentence": type_sentence, "tags": type_tags, "bare": type_bare, "relation": type_relation,
+        "count": type_count,
+    }[style](attributes, rng, words, told)  # fmt: skip
+    return caption, ("shape", *told)
+
+
+def short_place(place: str) -> str:
+    """at the top left -> top left."""
+    return place.split(" the ", 1)[1]
+
+
+def type_noun(o: dict, rng: random.Random, words: Words, told: list[str], article: str) -> str:
+    """a red circle, a circle that is red, a circle in red; without its place."""
+    adjectives = [words[o[kind]] for kind in ("size", "colour") if kind in told]
+    if rng.random() < 0.3:
+        adjectives.reverse()
+    shape = words[o["shape"]]
+    if not adjectives or rng.random() < 0.75:
+        return with_article(" ".join([*adjectives, shape]), article)
+    after = [f" that is {' and '.join(adjectives)}", f", {' and '.join(adjectives)}"]
+    if "colour" in told:
+        rest = [a for a in adjectives if a != words[o["colour"]]]
+        in_colour = with_article(" ".join([*rest, shape]), article) + f" in {words[o['colour']]}"
+        if rng.random() < 0.5:
+            return in_colour
+    return with_article(shape, article) + pick(rng, after)
+
+
+def type_sentence(attributes: dict, rng: random.Random, words: Words, told: list[str]) -> str:
+    """Sentences: what is there, where, and on which background, in any order."""
+    article = pick(rng, ("a", "a", "a", "the", ""))
+    where = pick(rng, ("after", "after", "after", "before", "is"))
+    things = []
+    for o in attributes["objects"]:
+        noun, place = type_noun(o, rng, words, told, article), words[o["place"]]
+        if "place" not in told:
+            things.append(noun)
+        elif where == "before":
+            things.append(f"{place} {noun}")
+        else:
+            things.append(f"{noun} is {place}" if where == "is" else f"{noun} {place}")
+    sentence = listed(things)
+    opening = pick(rng, ("", "", "", "there is ", "a picture of ", "an image of ", "draw "))
+    if article == "the" or ("place" in told and where != "after"):
+        opening = ""
+    return with_background(attributes, rng, words, told, opening, sentence)
+
+
+def with_background(
+    attributes: dict, rng: random.Random, words: Words, told: list[str], opening: str, text: str
+) -> str:
+    """The sentence, with the background before or after it if that is told."""
+    if "background" not in told:
+        return opening + text
+    ground = words[attributes["background"]]
+    return pick(rng, (
+        f"{opening}{text} on a {ground} background", f"{opening}{text} on a {ground} background",
+        f"on a {ground} background, {text}", f"{opening}{text}, the background is {ground}",
+        f"{opening}{text} on {ground}", f"{opening}{text} with a {ground} background",
+        f"{ground} background with {text}", f"{opening}{text} against {ground}",
+    ))  # fmt: skip
+
+
+def type_tags(attributes: dict, rng: random.Random, words: Words, told: list[str]) -> str:
+    """red circle, white background; a single object may be taken apart: circle, red, top left."""
+    objects, tags = attributes["objects"], []
+    apart = len(objects) == 1 and rng.random() < 0.4
+    for o in objects:
+        place = [short_place(words[o["place"]])] if "place" in told else []
+        if apart:
+            tags += [words[o[kind]] for kind in ("shape", "size", "colour")
+                     if kind in told or kind == "shape"] + place  # fmt: skip
+        elif place and rng.random() < 0.3:
+            tags.append(f"{place[0]} {noun_of(o, words, told)}")
+        else:
+            tags.append(" ".join([noun_of(o, words, told), *place]))
+    if apart:
+        shuffle(rng, tags)
+    if "background" in told:
+        ground = f"{words[attributes['background']]} background"
+        tags = [ground, *tags] if rng.random() < 0.3 else [*tags, ground]
+    return ", ".join(tags)
+
+
+def type_bare(attributes: dict, rng: random.Random, words: Words, told: list[str]) -> str:
+    """Nouns without articles: red circle top left white background."""
+    things = []
+    for o in attributes["objects"]:
+        thing = [noun_of(o, words, told)]
+        if "place" in told:
+            place = words[o["place"]]
+            thing.append(short_place(place) if rng.random() < 0.7 else place)
+        if rng.random() < 0.2:
+            thing.reverse()
+        things.append(" ".join(thing))
+    ground = f" {words[attributes['background']]} background" if "background" in told else ""
+    return pick(rng, (" ", " and ", " ")).join(things) + ground
+
+
+def type_relation(attributes: dict, rng: random.Random, words: Words, told: list[str]) -> str:
+    """a red circle to the left of a blue star."""
+    a, b = attributes["objects"]
+    article = pick(rng, ("a", "a", "a", "the", ""))
+    beside = pick(rng, RELATIONS[relation(a, b)])
+    first, second = (type_noun(o, rng, words, told, article) for o in (a, b))
+    opening = pick(rng, ("", "", "there is ", "a picture of "))
+    if article == "the" or rng.random() < 0.1:
+        opening, beside = "", f"is {beside}"
+    return with_background(attributes, rng, words, told, opening, f"{first} {beside} {second}")
+
+
+def type_count(attributes: dict, rng: random.Random, words: Words, told: list[str]) -> str:
+    """two red circles."""
     objects = attributes["objects"]
-    if len(objects) == 2 and relation(*objects) and rng.random() < 0.5:
-        return ("size", "colour", "background", "relation")
-    return choose_partly(attributes, rng)
+    text = f"{NUMBERS[len(objects)]} {plural(noun_of(objects[0], words, told))}"
+    opening = pick(rng, ("", "", "", "there are ", "a picture of "))
+    return with_background(attributes, rng, words, told, opening, text)
 
 
-def choose_partly(attributes: dict, rng: random.Random) -> tuple[str, ...]:
-    """All but one or two of what can be left out, whatever the scene holds."""
-    left_out = {pick(rng, NAMEABLE), pick(rng, NAMEABLE)}
-    return tuple(kind for kind in NAMEABLE if kind not in left_out)
+def choose_told(rng: random.Random) -> tuple[str, ...]:
+    """Which attributes a person tells."""
+    return tuple(kind for kind in NAMEABLE if rng.random() < TOLD[kind])
+
+
+def shuffle(rng: random.Random, items: list) -> None:
+    """In place, by random() alone."""
+    for i in range(len(items) - 1, 0, -1):
+        j = int(rng.random() * (i + 1))
+        items[i], items[j] = items[j], items[i]
+
+
+def describe(attributes: dict, rng: random.Random) -> tuple[str, ...]:
+    """The captions of a scene: the plain one, then NUM_TYPED as people type; none of these has more
+    words than the plain one."""
+    words = Words(rng)
+    captions = [plain_caption(attributes, words)]
+    most = num_words(captions[0])
+    while len(captions) <= NUM_TYPED:
+        style = pick(rng, STYLES)
+        found = typed_caption(attributes, rng, words, style, choose_told(rng))
+        if found and num_words(found[0]) <= most:
+            captions.append(found[0])
+    return tuple(captions)
+
+
+def num_words(caption: str) -> int:
+    """Different words of a caption."""
+    return len(set(re.findall(r"\w+", caption)))
 
 
 def draw(attributes: dict, rng: random.Random, size: int) -> np.ndarray:
@@ -248,20 +433,20 @@ def draw(attributes: dict, rng: random.Random, size: int) -> np.ndarray:
     return np.floor(np.clip(image, 0, 255) + 0.5).astype(np.uint8)
 
 
-def compose(seed: int, index: int, split: str = "train") -> tuple[dict, str, random.Random]:
-    """What `render` draws, not yet drawn: attributes, caption, and the generator for `draw`."""
+def compose(
+    seed: int, index: int, split: str = "train"
+) -> tuple[dict, tuple[str, ...], random.Random]:
+    """What `render` draws, not yet drawn: attributes, captions, and the generator for `draw`."""
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
     rng = random.Random((seed << 42) + (index << 2) + SPLITS.index(split))
     attributes = draw_attributes(rng, split)
-    named = choose_named(attributes, rng)
-    caption = describe(attributes, rng, named)
-    return attributes | {"named": ["shape", *named]}, caption, rng
+    return attributes, describe(attributes, rng), rng
 
 
 def render(
     seed: int, index: int, split: str = "train", size: int = 64
-) -> tuple[np.ndarray, str, dict]:
+) -> tuple[np.ndarray, tuple[str, ...], dict]:
     """Draw scene number `index` of a split.
 
     Args:
@@ -272,8 +457,8 @@ def render(
         size: width and height in pixels.
 
     Returns:
-        image: (size, size, 3) uint8 RGB; caption; attributes: a dict with background, objects
-        (shape, colour, size, place each) and named, the kinds of attribute that the caption tells.
+        image: (size, size, 3) uint8 RGB; captions, as `describe` gives them; attributes: a dict
+        with background and objects (shape, colour, size, place each).
     """
-    attributes, caption, rng = compose(seed, index, split)
-    return draw(attributes, rng, size), caption, attributes
+    attributes, captions, rng = compose(seed, index, split)
+    return draw(attributes, rng, size), captions, attributes

@@ -1,6 +1,7 @@
 """How does a caption become numbers? Words of any script, in a vocabulary learnt from captions."""
 
 import difflib
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
@@ -12,6 +13,9 @@ SPECIAL_TOKENS = ["<pad>", "<unk>", "<start>"]
 UNSPACED = (
     "CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN",
 )  # fmt: skip
+
+
+ASCII_TOKEN = re.compile(r"[a-z]+(?:'[a-z]+)*|[0-9]+|[!-/:-@\[-`{-~]")
 
 
 @lru_cache(maxsize=65536)
@@ -31,6 +35,8 @@ def split_words(caption: str) -> list[str]:
     Normalised by Unicode NFKC first. Accents and vowel signs stay with their letter, "don't" is one
     word, "3rd" is two, and scripts written without spaces give one token a letter.
     """
+    if caption.isascii():  # the same, several times as fast
+        return ASCII_TOKEN.findall(caption.lower())
     words: list[str] = []
     previous = "space"
     text = unicodedata.normalize("NFKC", caption).lower().replace("\u2019", "'")

@@ -27,6 +27,7 @@ from tqdm import tqdm
 import checkpoint
 import figures
 from checkpoint import Networks, Progress
+from completion import DROPOUT
 from config import (
     FEW,
     PRESETS,
@@ -41,8 +42,17 @@ from config import (
     reader_gone,
     run,
 )
-from dataset import Batch, CaptionedImages, generator_for, items_at, training_batch
-from evaluation.metrics import validate
+from dataset import (
+    LOOKED_AT,
+    Batch,
+    CaptionedImages,
+    completer_batch,
+    generator_for,
+    items_at,
+    prompts_are_captions,
+    training_batch,
+)
+from evaluation.metrics import completion_loss, validate
 from evaluation.systems import save_samples
 from files import locked, write_text
 from losses import colour_loss, kl_divergence, regression_loss, sliced_wasserstein_loss
@@ -50,7 +60,6 @@ from model import TextToImageModel, composite
 from tokenizer import SPECIAL_TOKENS, split_words
 
 OVERFIT = 1.03  # times the lowest loss or score of held-out captions: where training warns
-LOOKED_AT = 10_000  # images whose captions are measured before training starts
 
 
 class Clock(NamedTuple):
@@ -98,7 +107,7 @@ def ramp(recipe: Recipe, images_seen: int, start: int, within: tuple[float, ...]
 def compute_losses(
     batch: Batch, networks: Networks, recipe: TrainConfig, clock: Clock
 ) -> dict[str, Tensor]:
-    """The terms of a step that count by now, each a scalar, not weighted."""
+    """The decoder's terms of a step that count by now, each a scalar, not weighted."""
     model, ema, posterior = networks
     losses = {}
     real = F.avg_pool2d(batch.images, 2**clock.halvings)  # (B, 3, h, w)
@@ -134,6 +143,7 @@ def weighted_sum(losses: dict[str, Tensor], recipe: Recipe, clock: Clock) -> Ten
         "prior_loss": recipe.prior_weight,
         "swd_loss": clock.swd * recipe.swd_weight,
         "colour_loss": clock.swd * recipe.swd_weight,
+        "completion_loss": 1.0,  # of parameters of its own
     }
     return sum(weights[name] * loss for name, loss in losses.items())
 
@@ -149,6 +159,8 @@ def track_best(progress: Progress, measured: dict, ema: TextToImageModel, recipe
     """Keep the averaged weights with the lowest energy score, once all terms count fully and
     images have their full size, so that scores compare. Returns a warning of overfitting, or ""."""
     seen, start = progress.images_seen, progress.start
+    if recipe.completer_only:
+        return ""
     if ramp(recipe, seen, start, recipe.swd_ramp) == 1 and not ema.halvings:
         name, ending = "energy_score", "; those weights are kept"
         if not progress.best or measured[name] <= progress.best[name]:
@@ -168,6 +180,24 @@ def track_best(progress: Progress, measured: dict, ema: TextToImageModel, recipe
         f"{lowest['images']:,} ({name.replace('_', ' ')} {lowest[name]:.4f}, now "
         f"{measured[name]:.4f}){ending.format(lowest['images'])}"
     )
+
+
+def track_best_completer(progress: Progress, measured: dict, ema: TextToImageModel) -> str:
+    """Keep the averaged completer with the lowest loss. Returns a warning of overfitting, or ""."""
+    if "completion_loss" not in measured:
+        return ""
+    lowest, now = progress.best_completer, measured["completion_loss"]
+    if not lowest or now <= lowest["completion_loss"]:
+        weights = copy.deepcopy(ema.completer.state_dict())
+        progress.best_completer = {"images": progress.images_seen, "completion_loss": now,
+                                   "weights": weights}  # fmt: skip
+    elif now > OVERFIT * lowest["completion_loss"]:
+        return (
+            f"{progress.images_seen:,} images: the completer learns captions by heart; it wrote "
+            f"held-out ones best after {lowest['images']:,} ({lowest['completion_loss']:.2f} nats, "
+            f"now {now:.2f}); that one is kept"
+        )
+    return ""
 
 
 class Stop:
@@ -258,7 +288,9 @@ def open_data(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages]:
     return dataset, validation
 
 
-def describe(config: TrainConfig, model: TextToImageModel, dataset: CaptionedImages) -> str:
+def describe(
+    config: TrainConfig, model: TextToImageModel, dataset: CaptionedImages, whole: bool
+) -> str:
     """What a person wants to know before training starts."""
     captions = dataset.captions(LOOKED_AT)
     lengths = [len(model.tokenizer.encode(caption)) for caption in captions]
@@ -266,8 +298,10 @@ def describe(config: TrainConfig, model: TextToImageModel, dataset: CaptionedIma
     num_cut = sum(length > limit for length in lengths)
     num_words = len(model.tokenizer) - len(SPECIAL_TOKENS)
     few = f"  few images: {FEW} are the least that makes sense\n" if len(dataset) < FEW else ""
+    prompts = "whole captions" if whole else "parts of captions"
+    completer = f"  prompts: completed, as learnt from {prompts}\n" if model.completer else ""
     return (
-        f"{dataset.summary()}\n{few}"
+        f"{dataset.summary()}\n{few}{completer}"
         f"  vocabulary: {num_words:,} words; {num_cut:,} of {len(captions):,} captions cut to "
         f"{limit} tokens (the longest has {max(lengths)})\n"
         f"model: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
@@ -334,9 +368,11 @@ def train(
         return folder
     networks, optimizers = checkpoint.networks_of(state, folder / "checkpoint.pth", config, device)
     model, ema, posterior = networks
-    parameters = [*model.parameters(), *posterior.parameters()]
+    groups = [[p for group in o.param_groups for p in group["params"]] for o in optimizers]
+    words, parameters = sum(groups[2:], []), groups[0] + groups[1]
+    whole = prompts_are_captions(dataset, config)
     about = provenance(device) | {"precision": str(precision)}
-    print(f"{describe(config, model, dataset)}, {device}, {precision}")
+    print(f"{describe(config, model, dataset, whole)}, {device}, {precision}")
     print(f"run: {folder}, {config.images:,} images, from image {progress.images_seen:,}")
     checkpoint.write_record(folder, about, config, model.config, progress.images_seen)
     log = Log(folder / "metrics.jsonl", config, progress, dataset)
@@ -345,11 +381,17 @@ def train(
         while not stopping:
             # Data
             clock, before = clock_at(config, progress), progress.images_seen
-            batch = training_batch(dataset, model, config, before)
+            num = min(config.batch_size, config.images - before)
             progress.halvings = model.halvings = ema.halvings = clock.halvings
 
             # Losses
-            losses = compute_losses(batch, networks, config, clock)
+            losses = {}
+            if not config.completer_only:
+                batch = training_batch(dataset, model, config, before)
+                losses = compute_losses(batch, networks, config, clock)
+            if model.completer:
+                pairs = completer_batch(dataset, model, config, before, num, whole)
+                losses["completion_loss"] = model.completer.loss(*pairs, dropout=DROPOUT)
             total = weighted_sum(losses, config, clock)
 
             # Update
@@ -358,19 +400,20 @@ def train(
                 for group in optimizer.param_groups:
                     group["lr"] = clock.lr * group["relative_lr"]
             total.backward()
-            norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-            terms = {**losses, "total": total, "gradient norm": norm}
+            norms = [nn.utils.clip_grad_norm_(group, config.max_grad_norm)
+                     for group in (parameters, words)]  # fmt: skip
+            terms = {**losses, "total": total, "gradient norm": norms[0] + norms[1]}
             values = require_finite(terms, config, folder, dataset, before)
             for optimizer in optimizers:
                 optimizer.step()
 
             # EMA
-            progress.images_seen = seen = before + len(batch.images)
-            update_ema(ema, model, config.ema_half_life * seen, len(batch.images))
+            progress.images_seen = seen = before + num
+            update_ema(ema, model, config.ema_half_life * seen, num)
 
             # Log
             del values["gradient norm"]
-            log.step(values, len(batch.images))
+            log.step(values, num)
             size, finished = config.image_size >> clock.halvings, seen == config.images
             if finished or passed(before, seen, config.sample_every / config.logs_per_sample):
                 log.train(size, clock.lr)
@@ -378,10 +421,14 @@ def train(
             # Validate and sample
             due = finished or passed(before, seen, config.sample_every)
             if due:
-                measured = validate(ema, validation, device)
+                measured = {} if config.completer_only else validate(ema, validation, device)
+                if model.completer:
+                    measured["completion_loss"] = completion_loss(ema, validation, whole)
                 log.add("validation", size, measured)
-                if warning := track_best(progress, measured, ema, config):
-                    log.bar.write(warning)
+                for warning in (track_best(progress, measured, ema, config),
+                                track_best_completer(progress, measured, ema)):  # fmt: skip
+                    if warning:
+                        log.bar.write(warning)
                 title = f"{folder.name}: {seen:,} images seen; images held out, none picked"
                 save_samples(folder / f"samples/{seen:09d}.png", ema, validation, title)
                 figures.save_loss_curves(folder / "loss.png", progress.metrics)
@@ -390,7 +437,7 @@ def train(
             keep = config.keep_every > 0 and passed(before, seen, config.keep_every)
             stopping = seen >= end or stop.status != 0
             if due or keep or stopping:
-                terms = {"norm of the weights": nn.utils.get_total_norm(parameters)}
+                terms = {"norm of the weights": nn.utils.get_total_norm(parameters + words)}
                 require_finite(terms, config, folder, dataset, before)
                 checkpoint.save_run(
                     folder, config, fingerprints, progress, networks, optimizers, keep

@@ -18,9 +18,8 @@ from tqdm import tqdm
 
 import checkpoint
 import scenes
-from augment import augment
 from config import RESULTS, SHIPPED_WEIGHTS, UserError, choose_precision
-from dataset import CaptionedImages
+from dataset import CaptionedImages, augment
 from model import from_uint8
 from tokenizer import PAD, Tokenizer
 

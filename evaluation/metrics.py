@@ -4,6 +4,7 @@
 None of the distances can be compared with published ones: the features are others.
 """
 
+import random
 from collections.abc import Callable
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from completion import draw_pair, fullest
 from dataset import CaptionedImages
 from losses import regression_loss, sliced_wasserstein_loss
 from model import TextToImageModel, from_uint8
@@ -20,7 +22,7 @@ RESAMPLES = 1_000  # of the bootstrap
 CONFIDENCE = 0.95
 NEIGHBOURS = 5  # of density and coverage
 CANDIDATES = 100  # captions that R-precision chooses from
-NUM_VALIDATION = 512  # pairs of image and caption that training measures itself on
+NUM_VALIDATION = 512  # images that training measures itself on
 BATCH = 64  # drawn at once
 
 
@@ -247,20 +249,24 @@ def memorisation(
 # How does training stand?
 
 
-def validation_pairs(dataset: CaptionedImages) -> list[tuple[int, int]]:
-    """(image, number of the caption): all pairs, the first captions of all images before the
-    second ones; of more than NUM_VALIDATION, one for each image, with the captions in turn."""
-    counts = dataset.rows["num_captions"][dataset.indices].tolist()
-    if sum(counts) > NUM_VALIDATION:
-        return [(i, i % count) for i, count in enumerate(counts)][:NUM_VALIDATION]
-    return [(i, k) for k in range(max(counts)) for i, count in enumerate(counts) if k < count]
+@torch.no_grad()
+def completion_loss(model: TextToImageModel, dataset: CaptionedImages, whole: bool) -> float:
+    """Nats that the fullest captions of validation images cost, given prompts that stay the same:
+    two for each of up to NUM_VALIDATION images."""
+    chance, total, num = random.Random(0), 0.0, min(NUM_VALIDATION, len(dataset))
+    for start in range(0, num, BATCH):
+        captions = dataset.captions_at(range(start, min(start + BATCH, num)))
+        pairs = [draw_pair(some, chance, whole) for some in captions for _ in range(2)]
+        prompts, targets = (model.tokenize(texts) for texts in zip(*pairs, strict=True))
+        total += model.completer.loss(prompts, targets).item() * len(captions) / num
+    return total
 
 
 @torch.no_grad()
 def validate(
     model: TextToImageModel, dataset: CaptionedImages, device: torch.device
 ) -> dict[str, float]:
-    """Averages over validation images, their captions and fixed noise, of drawings as they are
+    """Averages over validation images, their fullest captions and fixed noise, of drawings as they are
     shown, clamped to -1..1.
 
     regression_loss: without a latent, since a drawing may well differ from the image held out;
@@ -270,13 +276,12 @@ def validate(
     image's caption / with its own (1: captions are ignored); noise_dependence: fraction of the
     drawings' variance that changes with the seed (0: seeds are ignored).
     """
-    pairs = validation_pairs(dataset)
-    num, sums = len(pairs), torch.zeros((), dtype=torch.float64)
+    num, sums = min(NUM_VALIDATION, len(dataset)), torch.zeros((), dtype=torch.float64)
     for start in range(0, num, BATCH):
         numbers = list(range(start, min(start + BATCH, num)))
-        images, captions = dataset.batch([pairs[n][0] for n in numbers])
+        images, captions = dataset.batch(numbers)
         real = from_uint8(images).to(device)
-        texts = [c[pairs[n][1] % len(c)] for n, c in zip(numbers, captions, strict=True)]
+        texts = [fullest(several) for several in captions]
         tokens, filters = model.tokenize(texts), torch.Generator().manual_seed(start)
         predicted = model.predict_mean(tokens).clamp(-1, 1)
         drawn, again = (model.draw(texts, [n + seed for n in numbers]) for seed in (0, num))

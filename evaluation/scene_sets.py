@@ -5,7 +5,7 @@ Each belongs to a split: "validation", to tune on, or "test", to report.
 """
 
 import random
-from collections.abc import Callable
+import re
 from itertools import permutations
 from typing import NamedTuple
 
@@ -17,6 +17,12 @@ import scenes
 from evaluation import judges
 
 SEEDS = {"validation": 3_000, "test": 4_000}  # no scene of training or of the judges has these
+PROMPTS = (  # as people type them, for a sheet
+    "a red circle", "blue star", "heart", "two red circles", "green triangle, black background",
+    "a yellow moon at the top", "a red circle to the left of a blue star", "three stars",
+    "a small purple ring", "an orange arrow and a pink drop", "white cross above a brown square",
+    "big cyan diamond on beige",
+)  # fmt: skip
 MIXED = (1, 1, 1, 2, 2, 2, 2, 3, 3, 3)  # objects of a scene, as often as in training
 
 
@@ -44,49 +50,62 @@ def draw_scenes(
     num: int,
     stream: int,
     num_objects: tuple[int, ...],
-    named: tuple[str, ...] | Callable = scenes.NAMEABLE,
+    style: str = "plain",
+    named: tuple[str, ...] | None = scenes.NAMEABLE,
     size: int = judges.IMAGE_SIZE,
     unseen: bool = False,
 ) -> TestSet:
-    """Scenes of "validation" or "test", with captions that tell what `named` says: entries of
-    scenes.NAMEABLE, or a function of (attributes, rng) that chooses them, () to pass a scene over.
+    """Scenes of "validation" or "test", with captions that tell what `named` says.
 
-    stream: which random numbers; num_objects: of a scene, in turn; unseen: take pairs of shape and
-    colour that training never shows, of the split's half.
+    stream: which random numbers; num_objects: of a scene, in turn; style: of scenes.STYLES, or
+    "plain"; scenes that allow no such caption are passed over; named: of scenes.NAMEABLE, None: any
+    of them, as people choose; unseen: take pairs of shape and colour that training never shows, of
+    the split's half.
     """
     rng, found = fresh_random(split, stream), []
     while len(found) < num:
         count = num_objects[len(found) % len(num_objects)]
         attributes = scenes.draw_attributes(rng, "unseen" if unseen else split, count)
-        if scenes.half_of(attributes) != split:
-            continue
-        told = named(attributes, rng) if callable(named) else named
-        if told:
-            caption = scenes.describe(attributes, rng, told)
-            attributes = attributes | {"named": ["shape", *told]}
-            found.append((caption, scenes.draw(attributes, rng, size), attributes))
+        words = scenes.Words(rng)
+        if style == "plain":
+            typed = scenes.plain_caption(attributes, words), ("shape", *scenes.NAMEABLE)
+        else:
+            told = scenes.choose_told(rng) if named is None else named
+            typed = scenes.typed_caption(attributes, rng, words, style, told)
+        if typed and scenes.half_of(attributes) == split:
+            caption, told = typed
+            image = scenes.draw(attributes, rng, size)
+            found.append((caption, image, attributes | {"named": list(told)}))
     return as_test_set(found)
 
 
+OPEN = {  # kinds of caption that leave something open: what they tell
+    "place_open": ("size", "colour", "background"),
+    "colour_open": ("size", "place", "background"),
+    "colour_and_place_open": ("size", "background"),
+    "colour_and_shape_alone": ("colour",),
+    "shape_alone": (),
+}
+
+
 def attribute_sets(split: str, num: int, size: int) -> dict[str, TestSet]:
-    """The sets whose drawings the recogniser reads, by kind of caption. num: N of the protocol."""
-    complete = draw_scenes(split, num // 2, 2, (1, 2), size=size)
-    return {
-        "all_attributes": complete,
-        "all_attributes_unseen": draw_scenes(split, num // 2, 3, (1, 2), size=size, unseen=True),
-        "three_objects": draw_scenes(split, num // 4, 4, (3,), size=size),
-        "partial_captions": draw_scenes(split, num // 4, 5, (1, 2), scenes.choose_partly, size),
-        "order_swaps": order_swaps(split, num // 8, size),
-        "other_patterns": complete._replace(captions=other_patterns(complete.attributes)),
+    """The sets whose drawings are read, by kind of caption. num: N of the protocol."""
+    many, few = num // 4, num // 8
+    told = draw_scenes(split, many, 2, (1, 2), size=size)
+    sets = {
+        "fully_told": told,
+        "unseen_pairs": draw_scenes(split, many, 3, (1, 2), size=size, unseen=True),
+        "three_objects": draw_scenes(split, few, 4, (3,), size=size),
+        "any_words": draw_scenes(split, few, 10, (1, 2), "sentence", size=size),
+        "other_patterns": told._replace(captions=other_patterns(told.attributes)),
     }
-
-
-def related(attributes: dict, rng: random.Random) -> tuple[str, ...]:
-    """What a caption names that tells how two objects stand to each other, and no places; () where
-    they stand askew, or where the scene with the two exchanged is of another split."""
-    beside = scenes.relation(*attributes["objects"])
-    together = beside and scenes.split_of(exchange(attributes)) == scenes.split_of(attributes)
-    return ("size", "colour", "background", "relation") if together else ()
+    for stream, (kind, named) in enumerate(OPEN.items(), 20):
+        sets[kind] = draw_scenes(split, few, stream, (1, 2), "sentence", named, size)
+    return sets | {
+        "tags": draw_scenes(split, few, 11, (1, 2), "tags", None, size),
+        "relations": relations(split, few // 2, size),
+        "counts": draw_scenes(split, few, 12, (2, 2, 3), "count", None, size),
+    }
 
 
 def exchange(attributes: dict) -> dict:
@@ -95,29 +114,76 @@ def exchange(attributes: dict) -> dict:
     return attributes | {"objects": [a | {"place": b["place"]}, b | {"place": a["place"]}]}
 
 
+PATTERNS = (  # of one object, in words that training knows but in places that it never shows
+    "{place}, {colour} and {size}, a {shape}", "the {size} {shape} {place} is {colour}",
+    "a {shape}, {size}, {place}, its colour is {colour}", "{shape}: {colour}, {size}, {place}",
+    "{colour} is the {shape} {place} and it is {size}", "one {size} {shape} of {colour} {place}",
+)  # fmt: skip
+SENTENCES = ("a {ground} background with {things}", "{things}, and the background is {ground}",
+             "{things}; {ground} background")  # fmt: skip
+
+
 def other_patterns(attributes: list[dict]) -> list[str]:
     """Captions that tell everything in sentences of a kind that training never shows."""
-    nouns = ("{place}, {colour} and {size}, a {shape}", "the {size} {shape} {place} is {colour}")
-    sentences = ("a {ground} background with {things}", "{things}, and the background is {ground}",
-                 "{things}; {ground} background")  # fmt: skip
     captions = []
     for i, scene in enumerate(attributes):
-        things = " and ".join(nouns[i % 2].format(**o) for o in scene["objects"])
-        captions.append(sentences[i % 3].format(ground=scene["background"], things=things))
+        things = " and ".join(PATTERNS[i % 6].format(**o) for o in scene["objects"])
+        captions.append(SENTENCES[i % 3].format(ground=scene["background"], things=things))
     return captions
 
 
-def order_swaps(split: str, num: int, size: int = judges.IMAGE_SIZE) -> TestSet:
-    """Pairs of scenes: each one, and the one with its two objects in each other's places; both
-    captions name the objects in one order."""
+def relations(split: str, num: int, size: int = judges.IMAGE_SIZE) -> TestSet:
+    """Pairs of scenes of two objects: each one, and the one with its objects in each other's
+    places; both captions tell the objects in one order, and how the first stands to the second."""
     rng, found = fresh_random(split, 8), []
-    for scene in draw_scenes(split, num, 6, (2,), related).attributes:
+    for scene in draw_scenes(split, 4 * num, 6, (2,), "relation", size=size).attributes:
+        if scenes.split_of(exchange(scene)) != split or len(found) == 2 * num:
+            continue
+        words, told = scenes.Words(rng), scenes.choose_told(rng)
         for turned in (scene, exchange(scene)):
-            nouns = ["a {size} {colour} {shape}".format(**o) for o in turned["objects"]]
-            beside = f" {scenes.relation(*turned['objects'])} ".join(nouns)
-            caption = f"{beside} on a {scene['background']} background"
-            found.append((caption, scenes.draw(turned, rng, size), turned))
+            caption, named = scenes.typed_caption(turned, rng, words, "relation", told)
+            image = scenes.draw(turned, rng, size)
+            found.append((caption, image, turned | {"named": list(named)}))
     return as_test_set(found)
+
+
+def like(scene: dict, rng: random.Random) -> dict:
+    """Another scene that the same caption tells of: what it does not name is drawn anew."""
+    while True:
+        other = scenes.draw_attributes(rng, "train", len(scene["objects"]))
+        kept = [k for k in scenes.KINDS if k in scene["named"]]
+        objects = [o | {k: told[k] for k in kept}
+                   for o, told in zip(other["objects"], scene["objects"], strict=True)]  # fmt: skip
+        ground = (scene if "background" in scene["named"] else other)["background"]
+        other = {"background": ground, "objects": objects, "named": scene["named"]}
+        beside = "relation" not in scene["named"] or (
+            scenes.relation(*objects) == scenes.relation(*scene["objects"])
+        )
+        if beside and scenes.is_clear(other):
+            return other
+
+
+PLAIN_THING = re.compile(
+    r"an? ({size}) ({colour}) ({shape}) ({place})".format(
+        **{kind: "|".join(sorted(words, key=len, reverse=True)) for kind, words in {
+            "size": scenes.SIZES, "colour": scenes.COLOURS, "shape": scenes.SHAPES,
+            "place": scenes.PLACES}.items()}
+    )
+)  # fmt: skip
+
+
+def read_plain(caption: str) -> dict | None:
+    """The attributes that a plain caption tells; None where it is none."""
+    for name, synonym in scenes.SYNONYMS.items():
+        caption = re.sub(rf"\b{synonym}\b", name, caption)
+    text, _, ground = caption.removesuffix(" background").rpartition(" on a ")
+    objects = []
+    for thing in re.split(r", | and ", text):
+        if not (match := PLAIN_THING.fullmatch(thing)):
+            return None
+        size, colour, shape, place = match.groups()
+        objects.append({"shape": shape, "colour": colour, "size": size, "place": place})
+    return {"background": ground, "objects": objects} if ground in scenes.BACKGROUNDS else None
 
 
 def compare(asked: dict, seen: dict) -> dict[str, float]:
@@ -144,21 +210,47 @@ def compare(asked: dict, seen: dict) -> dict[str, float]:
     return best | {"all": float(all(value == 1 for value in best.values()))}
 
 
-def attribute_rates(
-    judge: judges.AttributeRecogniser, images: Tensor, asked: list[dict]
-) -> dict[str, Tensor]:
-    """kind -> how much of it is right in each image (N, 3, H, W) uint8, (N,); see `compare`."""
-    seen = [a for part in images.split(256) for a in judge.recognise(part)]
+def read(judge: judges.AttributeRecogniser, images: Tensor) -> list[dict]:
+    """What the recogniser sees in images (N, 3, H, W) uint8."""
+    return [seen for part in images.split(256) for seen in judge.recognise(part)]
+
+
+def attribute_rates(seen: list[dict], asked: list[dict]) -> dict[str, Tensor]:
+    """kind -> how much of it is right in each image, (N,); see `compare`. "nothing", "too_few" and
+    "too_many": whether an image holds no object, or another number of them."""
     rows = [compare(a, s) for a, s in zip(asked, seen, strict=True)]
     kinds = dict.fromkeys(kind for row in rows for kind in row)
-    return {kind: torch.tensor([row[kind] for row in rows if kind in row]) for kind in kinds}
+    more = [len(s["objects"]) - len(a["objects"]) for a, s in zip(asked, seen, strict=True)]
+    return {kind: torch.tensor([row[kind] for row in rows if kind in row]) for kind in kinds} | {
+        "nothing": torch.tensor([float(not s["objects"]) for s in seen]),
+        "too_few": torch.tensor([float(m < 0) for m in more]),
+        "too_many": torch.tensor([float(m > 0) for m in more]),
+    }
 
 
-def scene_groups(split: str, num: int, num_each: int, size: int) -> list[tuple[str, Tensor]]:
-    """Fully told captions, with several real images (num_each, 3, S, S) uint8 of each."""
+def small_shapes(split: str, num_each: int, size: int = judges.IMAGE_SIZE) -> dict[str, TestSet]:
+    """Single small objects with all told, so many of each shape."""
+    found: dict[str, list] = {shape: [] for shape in scenes.SHAPES}
+    rng = fresh_random(split, 13)
+    while any(len(some) < num_each for some in found.values()):
+        scene = scenes.draw_attributes(rng, split, 1)
+        some = found[scene["objects"][0]["shape"]]
+        if scene["objects"][0]["size"] == "small" and len(some) < num_each:
+            caption = scenes.plain_caption(scene, scenes.Words(rng))
+            asked = scene | {"named": ["shape", *scenes.NAMEABLE]}
+            some.append((caption, scenes.draw(scene, rng, size), asked))
+    return {shape: as_test_set(some) for shape, some in found.items()}
+
+
+def scene_groups(
+    split: str, num: int, num_each: int, size: int, kind: str = ""
+) -> list[tuple[str, Tensor]]:
+    """Captions, fully told or of a kind of OPEN, with several real images (num_each, 3, S, S) uint8
+    of each."""
     groups = []
-    for caption, _, scene in zip(*draw_scenes(split, num, 7, (1, 2, 3)), strict=True):
+    style = ("sentence", OPEN[kind]) if kind else ("plain",)
+    for caption, _, scene in zip(*draw_scenes(split, num, 7, (1, 2, 3), *style), strict=True):
         rng = fresh_random(split, 9, len(groups))
-        images = [scenes.draw(scene, rng, size) for _ in range(num_each)]
+        images = [scenes.draw(like(scene, rng), rng, size) for _ in range(num_each)]
         groups.append((caption, judges.stack(images)))
     return groups

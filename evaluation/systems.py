@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import figures
+from completion import fullest
 from dataset import CaptionedImages
 from evaluation import judges, metrics
 from evaluation.metrics import bootstrap, mean
@@ -16,7 +17,8 @@ from evaluation.scene_sets import TestSet
 from model import TextToImageModel, from_uint8, to_uint8
 
 NUM_SAMPLES = 16  # captions of a sample sheet
-SYSTEMS = ("drawn", "real", "shuffled", "repeated", "retrieved")
+NUM_SEEDS = 8  # of each prompt
+SYSTEMS = ("drawn", "as typed", "real", "shuffled", "repeated", "retrieved")
 
 
 class Amounts(NamedTuple):
@@ -41,28 +43,38 @@ class Training(NamedTuple):
     captions: list[str]  # the first of each of these
 
 
-def draw(model: TextToImageModel, captions: list[str], seeds: list[int]) -> Tensor:
-    """Drawings as they are saved, (N, 3, S, S) uint8."""
-    batches = [slice(i, i + metrics.BATCH) for i in range(0, len(captions), metrics.BATCH)]
-    return torch.cat([to_uint8(model.draw(captions[b], seeds[b])).cpu() for b in batches])
+def draw(
+    model: TextToImageModel, prompts: Sequence[str], seeds: Sequence[int], complete: bool = True
+) -> Tensor:
+    """Drawings as they are saved, (N, 3, S, S) uint8; complete: of completed captions."""
+    drawn = []
+    for start in range(0, len(prompts), metrics.BATCH):
+        some, few = prompts[start : start + metrics.BATCH], seeds[start : start + metrics.BATCH]
+        captions = model.complete(some, few) if complete else some
+        drawn.append(to_uint8(model.draw(captions, few)).cpu())
+    return torch.cat(drawn)
 
 
-def draw_again(model: TextToImageModel, captions: Sequence[str], num_seeds: int) -> Tensor:
-    """Each caption with so many seeds, (captions, seeds, 3, S, S) uint8."""
-    seeds = list(range(num_seeds)) * len(captions)
-    drawn = draw(model, [caption for caption in captions for _ in range(num_seeds)], seeds)
-    return drawn.unflatten(0, (len(captions), num_seeds))
+def draw_again(model: TextToImageModel, prompts: Sequence[str], num_seeds: int) -> Tensor:
+    """Each prompt with so many seeds, (prompts, seeds, 3, S, S) uint8."""
+    seeds = list(range(num_seeds)) * len(prompts)
+    drawn = draw(model, [prompt for prompt in prompts for _ in range(num_seeds)], seeds)
+    return drawn.unflatten(0, (len(prompts), num_seeds))
 
 
 def all_systems(
-    drawn: Tensor, real: Tensor, captions: list[str], training: Training
+    model: TextToImageModel, real: Tensor, captions: list[str], training: Training
 ) -> dict[str, Tensor]:
     """The images (N, 3, S, S) uint8 of SYSTEMS, for the same captions; evaluate.py tells what they
-    are."""
+    are. Only a model with a completer draws two ways."""
+    seeds = list(range(len(captions)))
+    images = {"drawn": draw(model, captions, seeds)}
+    if model.completer:
+        images["as typed"] = draw(model, captions, seeds, complete=False)
     nearest = metrics.shared_words(captions, training.captions).argmax(dim=1).tolist()
     retrieved, _ = training.images.batch([training.numbers[i] for i in nearest])
-    images = drawn, real, drawn.roll(1, 0), real[:1].expand_as(real), retrieved
-    return dict(zip(SYSTEMS, images, strict=True))
+    return images | {"real": real, "shuffled": images["drawn"].roll(1, 0),
+                     "repeated": real[:1].expand_as(real), "retrieved": retrieved}  # fmt: skip
 
 
 class Evaluation:
@@ -121,12 +133,21 @@ class Evaluation:
 
 
 def save_samples(path: Path, model: TextToImageModel, dataset: CaptionedImages, title: str) -> None:
-    """A sheet of images and of drawings of their first captions, spread evenly over a split that is
-    held out; nothing is picked."""
+    """A sheet of images and of drawings of their fullest captions, spread evenly over a split that
+    is held out; nothing is picked."""
     num = min(NUM_SAMPLES, len(dataset))
     images, several = dataset.batch([i * len(dataset) // num for i in range(num)])
-    captions = [c[0] for c in several]
+    captions = [fullest(some) for some in several]
     rows = {"real": images}
     for seed in (0, 1):
         rows[f"drawn, seed {seed}"] = to_uint8(model.draw(captions, [seed] * num)).cpu()
     figures.save_samples(path, rows, captions, title)
+
+
+def save_prompts(path: Path, model: TextToImageModel, prompts: Sequence[str], title: str) -> None:
+    """A sheet of each prompt, as a person types it, with NUM_SEEDS seeds, and beneath each drawing
+    the caption that it was completed to; nothing is picked."""
+    seeds = list(range(NUM_SEEDS))
+    captions = [model.complete([prompt] * NUM_SEEDS, seeds) for prompt in prompts]
+    drawn = draw_again(model, prompts, NUM_SEEDS)
+    figures.save_prompts(path, drawn.numpy(), prompts, captions, title)

@@ -1,0 +1,248 @@
+"""What does a short prompt leave open, in words? A second LSTM reads it and writes a full caption.
+
+"a red circle" becomes "a small red circle at the top right on a white background", another one with
+each seed, and that is drawn: the decoder knows captions that tell everything. Large systems have a
+language model write out their prompts (Betker et al. 2023); here it is learnt from the captions of
+the collection, as pairs of a prompt and the fullest caption of the same image.
+"""
+
+import math
+import random
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tokenizer import PAD, START, UNKNOWN, split_words
+
+END = START  # what begins a caption ends it, too
+MIN_SHARE = 0.02  # words less likely than this share of the likeliest are never written
+DROPOUT = 0.1  # of features, in training
+MAX_SHORT = 3  # words of a short caption
+ENOUGH_SHORT = 0.05  # share of short captions that shows how people type
+SAME = 0.1  # share of pairs whose prompt is the fullest caption itself
+EMPTY = 0.02  # and of those whose prompt is empty
+
+
+class Reading(NamedTuple):
+    """What the completer makes of a batch of prompts."""
+
+    tokens: Tensor  # (B, L)
+    mask: Tensor  # (B, L), True on words
+    words: Tensor  # (B, L, D)
+    state: tuple[Tensor, Tensor]  # (B, D) each, that the writer begins with
+
+
+class Completer(nn.Module):
+    """Prompt in, probabilities of full captions out, word by word.
+
+    A bidirectional LSTM reads. Another LSTM writes; multi-head self-attention relates what it wrote
+    so far, attention finds the words read that matter (Luong et al. 2015), and the next word is
+    chosen from the vocabulary or copied from those read (See et al. 2017, eq. 8 and 9). Words are
+    embedded by the matrix that they are chosen with (Press and Wolf 2017).
+
+    reader: words of width dim (B, L, D), and their mask (B, L) -> (B, L, D).
+    """
+
+    def __init__(self, num_words: int, dim: int, num_heads: int, reader: nn.Module):
+        super().__init__()
+        self.num_heads = num_heads
+        self.embedding = nn.Embedding(num_words, dim, padding_idx=PAD)
+        self.reader = reader
+        self.begin = nn.Linear(dim, 2 * dim)
+        self.writer = nn.LSTM(dim, dim, batch_first=True)
+        self.query_key_value = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.query = nn.Linear(dim, dim)
+        self.merge = nn.Linear(2 * dim, dim)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
+        )
+        self.vocabulary_bias = nn.Parameter(torch.zeros(num_words))
+        self.copy = nn.Linear(dim, 1)
+        # Else torch's defaults: with the larger weights of the decoder it learns half as fast.
+        nn.init.normal_(self.embedding.weight, std=dim**-0.5)
+        with torch.no_grad():
+            self.embedding.weight[PAD].zero_()
+            self.mlp[3].weight.zero_()
+            self.out.weight.zero_()
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """tokens (...) -> (..., D), of unit variance at first (Vaswani et al. 2017, 3.4)."""
+        return self.embedding(tokens) * math.sqrt(self.embedding.embedding_dim)
+
+    def read(self, tokens: Tensor, dropout: float = 0.0) -> Reading:
+        """tokens (B, L), padding at the end."""
+        mask = tokens != PAD
+        words = self.reader(F.dropout(self.embed(tokens), dropout), mask)
+        mean = (words * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)  # (B, D)
+        return Reading(tokens, mask, words, self.begin(mean).tanh().chunk(2, dim=1))
+
+    def heads(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """hidden (B, T, D) -> queries, keys and values of self-attention, (B, N, T, D/N) each."""
+        parts = self.query_key_value(hidden).chunk(3, dim=2)
+        return tuple(x.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for x in parts)
+
+    def choose(
+        self, hidden: Tensor, related: Tensor, reading: Reading, dropout: float = 0.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """hidden (B, T, D), what the writer remembers; related (B, N, T, D/N), from self-attention
+        -> scores of the vocabulary (B, T, V), attention to the words read (B, T, L), and the share
+        of copying (B, T, 1)."""
+        hidden = hidden + self.out(related.transpose(1, 2).flatten(2))
+        scores = self.query(hidden) @ reading.words.transpose(1, 2)  # (B, T, L)
+        scores = scores / math.sqrt(hidden.shape[2])
+        attention = scores.masked_fill(~reading.mask[:, None], float("-inf")).softmax(dim=2)
+        x = self.merge(torch.cat([hidden, attention @ reading.words], dim=2)).tanh()  # (B, T, D)
+        x = F.dropout(x + self.mlp(x), dropout)
+        scores = F.linear(x, self.embedding.weight, self.vocabulary_bias)  # (B, T, V)
+        return scores, attention, self.copy(x).sigmoid()
+
+    def loss(self, prompts: Tensor, captions: Tensor, dropout: float = 0.0) -> Tensor:
+        """Nats that the captions (B, T) cost, given the prompts (B, L); mean over B.
+
+        Both begin with START and are padded at the end. dropout: of features, DROPOUT in training.
+        """
+        reading = self.read(prompts, dropout)
+        ends = (captions != PAD).sum(dim=1, keepdim=True) - 1
+        after = F.pad(captions[:, 1:], (0, 1), value=PAD).scatter(1, ends, END)  # (B, T)
+        written = F.dropout(self.embed(captions), dropout)
+        state = tuple(x[None].contiguous() for x in reading.state)
+        hidden, _ = self.writer(written, state)  # (B, T, D)
+        related = F.scaled_dot_product_attention(*self.heads(hidden), is_causal=True)
+        scores, attention, share = self.choose(hidden, related, reading, dropout)
+        chosen = scores.log_softmax(dim=2).gather(2, after[:, :, None]).exp()  # (B, T, 1)
+        same = reading.tokens[:, None] == after[:, :, None]  # (B, T, L)
+        copied = (attention * same).sum(dim=2, keepdim=True)
+        likelihood = (1 - share) * chosen + share * copied  # (B, T, 1)
+        nats = -(likelihood[:, :, 0] + 1e-9).log() * (captions != PAD)
+        return nats.sum(dim=1).mean()
+
+    @torch.inference_mode()
+    def write(self, prompts: Tensor, uniforms: Tensor, temperature: float) -> list[list[int]]:
+        """A caption for each prompt, without START and END.
+
+        prompts (B, L); uniforms (B, T) within 0..1: each chooses a word, where the probabilities
+        of the words before it, in the order of the vocabulary, sum to it; so a caption depends on
+        its own prompt and uniforms alone. temperature: of the choice; 0: the likeliest word.
+        """
+        reading = self.read(prompts)
+        hidden, cell = reading.state
+        weights = list(self.writer.parameters())
+        word = prompts.new_full((len(prompts),), START)
+        going, written, pasts = word == START, [], []
+        for t in range(uniforms.shape[1]):
+            hidden, cell = torch.lstm_cell(self.embed(word), (hidden, cell), *weights)
+            query, *past = self.heads(hidden[:, None])
+            pasts.append(past)
+            keys, values = (torch.cat(x, dim=2) for x in zip(*pasts, strict=True))  # (B, N, t, D/N)
+            related = F.scaled_dot_product_attention(query, keys, values)
+            scores, attention, share = self.choose(hidden[:, None], related, reading)
+            odds = (1 - share[:, 0]) * scores[:, 0].softmax(dim=1)  # (B, V)
+            odds = odds.scatter_add(1, reading.tokens, share[:, 0] * attention[:, 0])
+            odds[:, [PAD, UNKNOWN] if written else [PAD, UNKNOWN, END]] = 0
+            word = sample(odds, uniforms[:, t : t + 1], temperature)
+            going = going & (word != END)
+            written.append(torch.where(going, word, PAD))
+            if not going.any():
+                break
+        return [[i for i in row if i != PAD] for row in torch.stack(written, dim=1).tolist()]
+
+
+def sample(odds: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    """odds (B, V), uniform (B, 1) -> the words that they choose, (B,)."""
+    if temperature == 0:
+        return odds.argmax(dim=1)
+    odds = odds / odds.amax(dim=1, keepdim=True)
+    odds = torch.where(odds < MIN_SHARE, 0, odds.pow(1 / temperature))
+    up_to = odds.cumsum(dim=1)
+    return (up_to <= uniform * up_to[:, -1:]).sum(dim=1).clamp(max=odds.shape[1] - 1)
+
+
+def text_of(words: Sequence[str]) -> str:
+    """Words as a person writes them, which split_words takes apart again."""
+    text = " ".join(words)
+    nicer = re.sub(r" ([,.;:!?)\]])", r"\1", re.sub(r"([(\[]) ", r"\1", text))
+    nicer = re.sub(r" - ", "-", nicer)
+    return nicer if split_words(nicer) == list(words) else text
+
+
+# Pairs of prompt and caption to learn from
+
+
+@lru_cache(maxsize=65_536)
+def fullest(captions: tuple[str, ...]) -> str:
+    """The caption with the most different words, the first of equals: it tells most."""
+    return max(captions, key=lambda caption: len(set(filter(is_word, split_words(caption)))))
+
+
+def is_word(token: str) -> bool:
+    """Whether it is no sign."""
+    return token[0].isalnum()
+
+
+def show_how_people_type(captions: Sequence[Sequence[str]]) -> bool:
+    """Whether captions of several a image are prompts already, since some are short.
+
+    captions: of each image. Where they are not, parts of them stand for what people type.
+    """
+    several = [caption for some in captions if len(some) > 1 for caption in some]
+    short = sum(len(split_words(caption)) <= MAX_SHORT for caption in several)
+    return short >= ENOUGH_SHORT * len(several) > 0
+
+
+def draw_part(caption: str, rng: random.Random) -> str:
+    """Some of the tags of a caption, which signs separate, or some of its words."""
+    tags: list[list[str]] = [[]]
+    for word in split_words(caption):
+        if is_word(word):
+            tags[-1].append(word)
+        elif tags[-1]:
+            tags.append([])
+    tags = [tag for tag in tags if tag]
+    if len(tags) > 1 and rng.random() < 0.6:
+        kept = draw_some(tags, rng)
+        return pick(rng, (", ", " ")).join(" ".join(tag) for tag in kept)
+    words = [word for tag in tags for word in tag]
+    if rng.random() < 0.5:
+        return " ".join(draw_some(words, rng))
+    num = draw_number(len(words), rng)
+    first = int(rng.random() * (len(words) - num + 1))
+    return " ".join(words[first : first + num])
+
+
+def draw_number(most: int, rng: random.Random) -> int:
+    """How many of so many things a person names: mostly MAX_SHORT or fewer."""
+    most = min(MAX_SHORT, most) if rng.random() < 0.7 else most
+    return min(most, 1 + int(rng.random() * most))
+
+
+def draw_some(things: list, rng: random.Random) -> list:
+    """A few of these, two thirds of the time in their order."""
+    order = list(range(len(things)))
+    for i in range(len(order) - 1, 0, -1):
+        j = int(rng.random() * (i + 1))
+        order[i], order[j] = order[j], order[i]
+    kept = order[: draw_number(len(things), rng)]
+    return [things[i] for i in (kept if rng.random() < 1 / 3 else sorted(kept))]
+
+
+def pick(rng: random.Random, choices: Sequence[str]) -> str:
+    return choices[int(rng.random() * len(choices))]
+
+
+def draw_pair(captions: tuple[str, ...], rng: random.Random, whole: bool) -> tuple[str, str]:
+    """A prompt, and the caption to write for it.
+
+    captions: of one image; whole: the prompt is one of them as it stands, so that nothing is added
+    that was not meant: the circle in "a red circle and a blue star" is not all there is.
+    """
+    target, u = fullest(captions), rng.random()
+    if u < SAME + EMPTY:
+        return (target if u < SAME else ""), target
+    caption = pick(rng, captions)
+    return (caption if whole else draw_part(caption, rng)), target
