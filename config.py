@@ -157,7 +157,7 @@ class Recipe:
     latents.py) is a constant beside its use.
     """
 
-    images: int = setting(120_000, "length of the run, in images seen", positive=True)
+    images: int = setting(96_000, "length of the run, in images seen", positive=True)
     batch_size: int = setting(64, "images a step", positive=True)
     lr: float = setting(1.5e-3, "largest learning rate", positive=True)
     seed: int = setting(0, "decides everything that is random; same seed, same bits on a CPU")
