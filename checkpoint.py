@@ -199,8 +199,9 @@ def model_of(state: dict, path: Path) -> TextToImageModel:
     weights, else the last, with the best completer. `path` is where it came from, for messages."""
     best, words = state.get("best"), state.get("best_completer")
     weights = best.get("weights") if isinstance(best, dict) and best else state.get("ema", state)
-    if isinstance(weights, dict) and isinstance(words, dict) and words.get("weights"):
-        weights = weights | {f"completer.{name}": w for name, w in dict(words["weights"]).items()}
+    words = words.get("weights") if isinstance(words, dict) else None
+    if isinstance(weights, dict) and isinstance(words, dict):
+        weights = weights | {f"completer.{n}": w for n, w in words.items()}
     model = build_model(weights, path).eval()
     set_halvings(model, state.get("halvings", model.halvings), path)
     return model
@@ -393,7 +394,7 @@ def is_run_state(state: dict) -> bool:
 def upgrade_checkpoint(state: dict) -> dict:
     """A checkpoint of before there was a completer, and of the version that called the posterior
     an encoder, in today's words."""
-    if "best_completer" not in state:
+    if "best_completer" not in state and "completer_dim" not in state["config"]:
         before = {"completer_dim": 0, "any_caption": True}
         state = state | {"best_completer": {}, "config": before | state["config"]}
     if "encoder" not in state:

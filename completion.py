@@ -21,7 +21,7 @@ from tokenizer import PAD, START, UNKNOWN, split_words
 
 END = START  # what begins a caption ends it, too
 MIN_SHARE = 0.02  # words less likely than this share of the likeliest are never written
-DROPOUT = 0.1  # of features, in training
+DROPOUT = 0.1  # share of features left out in training
 MAX_SHORT = 3  # words of a short caption
 ENOUGH_SHORT = 0.05  # share of short captions that shows how people type
 SAME = 0.1  # share of pairs whose prompt is the fullest caption itself
@@ -75,10 +75,10 @@ class Completer(nn.Module):
         """tokens (...) -> (..., D), of unit variance at first (Vaswani et al. 2017, 3.4)."""
         return self.embedding(tokens) * math.sqrt(self.embedding.embedding_dim)
 
-    def read(self, tokens: Tensor, dropout: float = 0.0) -> Reading:
+    def read(self, tokens: Tensor, dropout: torch.Generator | None = None) -> Reading:
         """tokens (B, L), padding at the end."""
         mask = tokens != PAD
-        words = self.reader(F.dropout(self.embed(tokens), dropout), mask)
+        words = self.reader(drop(self.embed(tokens), dropout), mask)
         mean = (words * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)  # (B, D)
         return Reading(tokens, mask, words, self.begin(mean).tanh().chunk(2, dim=1))
 
@@ -88,7 +88,11 @@ class Completer(nn.Module):
         return tuple(x.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for x in parts)
 
     def choose(
-        self, hidden: Tensor, related: Tensor, reading: Reading, dropout: float = 0.0
+        self,
+        hidden: Tensor,
+        related: Tensor,
+        reading: Reading,
+        dropout: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """hidden (B, T, D), what the writer remembers; related (B, N, T, D/N), from self-attention
         -> scores of the vocabulary (B, T, V), attention to the words read (B, T, L), and the share
@@ -98,19 +102,22 @@ class Completer(nn.Module):
         scores = scores / math.sqrt(hidden.shape[2])
         attention = scores.masked_fill(~reading.mask[:, None], float("-inf")).softmax(dim=2)
         x = self.merge(torch.cat([hidden, attention @ reading.words], dim=2)).tanh()  # (B, T, D)
-        x = F.dropout(x + self.mlp(x), dropout)
+        x = drop(x + self.mlp(x), dropout)
         scores = F.linear(x, self.embedding.weight, self.vocabulary_bias)  # (B, T, V)
         return scores, attention, self.copy(x).sigmoid()
 
-    def loss(self, prompts: Tensor, captions: Tensor, dropout: float = 0.0) -> Tensor:
+    def loss(
+        self, prompts: Tensor, captions: Tensor, dropout: torch.Generator | None = None
+    ) -> Tensor:
         """Nats that the captions (B, T) cost, given the prompts (B, L); mean over B.
 
-        Both begin with START and are padded at the end. dropout: of features, DROPOUT in training.
+        Both begin with START and are padded at the end. dropout: in training, what decides which
+        features are left out (Srivastava et al. 2014).
         """
         reading = self.read(prompts, dropout)
         ends = (captions != PAD).sum(dim=1, keepdim=True) - 1
         after = F.pad(captions[:, 1:], (0, 1), value=PAD).scatter(1, ends, END)  # (B, T)
-        written = F.dropout(self.embed(captions), dropout)
+        written = drop(self.embed(captions), dropout)
         state = tuple(x[None].contiguous() for x in reading.state)
         hidden, _ = self.writer(written, state)  # (B, T, D)
         related = F.scaled_dot_product_attention(*self.heads(hidden), is_causal=True)
@@ -142,8 +149,9 @@ class Completer(nn.Module):
             keys, values = (torch.cat(x, dim=2) for x in zip(*pasts, strict=True))  # (B, N, t, D/N)
             related = F.scaled_dot_product_attention(query, keys, values)
             scores, attention, share = self.choose(hidden[:, None], related, reading)
-            odds = (1 - share[:, 0]) * scores[:, 0].softmax(dim=1)  # (B, V)
-            odds = odds.scatter_add(1, reading.tokens, share[:, 0] * attention[:, 0])
+            scores, attention, share = (x[:, 0].float() for x in (scores, attention, share))
+            odds = (1 - share) * scores.softmax(dim=1)  # (B, V)
+            odds = odds.scatter_add(1, reading.tokens, share * attention)
             odds[:, [PAD, UNKNOWN] if written else [PAD, UNKNOWN, END]] = 0
             word = sample(odds, uniforms[:, t : t + 1], temperature)
             going = going & (word != END)
@@ -151,6 +159,14 @@ class Completer(nn.Module):
             if not going.any():
                 break
         return [[i for i in row if i != PAD] for row in torch.stack(written, dim=1).tolist()]
+
+
+def drop(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    """x, a share DROPOUT of it 0 and the rest larger; as it is without a generator."""
+    if generator is None:
+        return x
+    kept = torch.empty_like(x).bernoulli_(1 - DROPOUT, generator=generator)
+    return x * kept / (1 - DROPOUT)
 
 
 def sample(odds: Tensor, uniform: Tensor, temperature: float) -> Tensor:

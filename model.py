@@ -428,14 +428,15 @@ class TextToImageModel(nn.Module):
         """
         single = isinstance(prompts, str)
         prompts = [prompts] if single else list(prompts)
-        seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+        seeds = list(seed) if hasattr(seed, "__len__") else [seed] * len(prompts)
         captions = prompts
         if self.completer and prompts:
             tokens = self.tokenize(prompts)
             unknown = ((tokens == UNKNOWN) | (tokens == START) | (tokens == PAD)).all(dim=1)
             tokens[:, 1:].masked_fill_(unknown[:, None], PAD)
             uniforms = torch.stack([self.chance(s)[1] for s in seeds]).to(tokens.device)
-            written = self.completer.write(tokens, uniforms, temperature)
+            with torch.autocast(tokens.device.type, enabled=False):
+                written = self.completer.write(tokens, uniforms, temperature)
             captions = [text_of([self.tokenizer.vocabulary[i] for i in ids]) for ids in written]
         return captions[0] if single else captions
 

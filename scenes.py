@@ -350,8 +350,8 @@ def type_bare(attributes: dict, rng: random.Random, words: Words, told: list[str
         if "place" in told:
             place = words[o["place"]]
             thing.append(short_place(place) if rng.random() < 0.7 else place)
-        if rng.random() < 0.2:
-            thing.reverse()
+        if len(attributes["objects"]) == 1 and rng.random() < 0.2:
+            thing.reverse()  # of several, it would be unclear whose place it is
         things.append(" ".join(thing))
     ground = f" {words[attributes['background']]} background" if "background" in told else ""
     return pick(rng, (" ", " and ", " ")).join(things) + ground

@@ -27,7 +27,6 @@ from tqdm import tqdm
 import checkpoint
 import figures
 from checkpoint import Networks, Progress
-from completion import DROPOUT
 from config import (
     FEW,
     PRESETS,
@@ -391,7 +390,8 @@ def train(
                 losses = compute_losses(batch, networks, config, clock)
             if model.completer:
                 pairs = completer_batch(dataset, model, config, before, num, whole)
-                losses["completion_loss"] = model.completer.loss(*pairs, dropout=DROPOUT)
+                dropout = generator_for(config.seed, 5, before, device)
+                losses["completion_loss"] = model.completer.loss(*pairs, dropout)
             total = weighted_sum(losses, config, clock)
 
             # Update

@@ -25,7 +25,7 @@ from config import RESULTS, EvaluateConfig, TrainConfig
 RECORD = Path(__file__).parent.parent / "results_short" / "compare.json"
 RUN = "benchmark-compare"  # its folder in results/, removed after each run
 CALIBRATION = 6_400  # images of a run in miniature
-NUMBERS = ("all_attributes", "all_attributes_unseen", "edge_energy", "high_frequency_energy",
+NUMBERS = ("fully_told", "unseen_pairs", "place_open", "relations", "counts", "edge_energy",
            "diversity", "frechet_distance")  # fmt: skip
 VARIANTS: dict[str, dict] = {
     "python train.py": {},
@@ -45,6 +45,8 @@ VARIANTS: dict[str, dict] = {
     "half the size until 40 %": {"grow_at": (0.4,)},
     "twice the learning rate": {"lr": 3e-3},
     "half the learning rate of Muon": {"muon_lr_ratio": 6.5},
+    # Captions.
+    "any caption of an image, not the fullest": {"any_caption": True},
     # The model.
     "1.5 times the channels": {"channels": (256, 192, 128, 80, 48, 32)},
     "two thirds of the channels": {"channels": (112, 84, 56, 36, 24, 16)},

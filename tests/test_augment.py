@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-import augment as augmentation
-from augment import augment
+import dataset
 from config import AUGMENTATIONS
+from dataset import augment
 from model import from_uint8
 
 NOISE, DOWN, RIGHT, MIRROR = map(AUGMENTATIONS.index, ("noise", "down", "right", "mirror"))
@@ -28,7 +28,7 @@ def vary(images: torch.Tensor, fraction: float = 1.0, flip: bool = False, seed: 
 def only(monkeypatch, *kept: str) -> None:
     """Switch off every change of the pixels' values but these."""
     for name in {"brightness", "contrast", "saturation", "warmth", "noise"} - set(kept):
-        monkeypatch.setattr(augmentation, name.upper(), 0.0)
+        monkeypatch.setattr(dataset, name.upper(), 0.0)
 
 
 @pytest.mark.parametrize("fraction", [0, 0.2, 0.7, 1])
@@ -99,7 +99,7 @@ def test_mirroring_is_exact_and_the_parameters_say_so():
 def test_the_parameters_tell_the_true_change_of_colours(monkeypatch, name, change):
     only(monkeypatch, name)
     x, parameters = vary(flat_images(50))
-    strength = getattr(augmentation, name.upper()) * parameters[:, AUGMENTATIONS.index(name)]
+    strength = getattr(dataset, name.upper()) * parameters[:, AUGMENTATIONS.index(name)]
     expected = change(from_uint8(flat_images(50)), strength[:, None, None, None])
     assert torch.allclose(x, expected, atol=1e-6)
 
@@ -108,4 +108,4 @@ def test_the_parameters_tell_the_true_strength_of_the_noise(monkeypatch):
     only(monkeypatch, "noise")
     x, parameters = vary(flat_images(50))
     measured = (x - from_uint8(flat_images(50))).flatten(1).std(dim=1)
-    assert torch.allclose(measured, augmentation.NOISE * parameters[:, NOISE], rtol=0.2, atol=1e-4)
+    assert torch.allclose(measured, dataset.NOISE * parameters[:, NOISE], rtol=0.2, atol=1e-4)

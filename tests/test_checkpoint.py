@@ -1,6 +1,7 @@
 """Protects against files that are damaged, or made to do harm: checkpoints and weights."""
 
 import codecs
+import copy
 import dataclasses
 import io
 import multiprocessing
@@ -26,6 +27,7 @@ from tokenizer import Tokenizer
 CONFIG = ModelConfig(image_size=32, text_dim=16, channels=(8, 8, 8), noise_dim=4)
 TOKENIZER = Tokenizer.learn(["red circle star"], min_count=1)
 SETTINGS = TrainConfig(**dataclasses.asdict(CONFIG))
+BEFORE = dataclasses.replace(SETTINGS, completer_dim=0, any_caption=True)  # as runs were once
 
 
 def weights(**changes) -> dict:
@@ -42,20 +44,25 @@ def other_weights() -> dict:
     return TextToImageModel(config, TOKENIZER).state_dict()
 
 
-def run_state() -> dict:
+def run_state(settings: TrainConfig = SETTINGS) -> dict:
     """A training checkpoint, as train.py writes it."""
-    model, posterior = TextToImageModel(CONFIG, TOKENIZER), PosteriorEncoder(4)
-    optimizers = make_optimizers([model, posterior], SETTINGS)
+    torch.manual_seed(0)
+    model, posterior = TextToImageModel(settings.model_config(), TOKENIZER), PosteriorEncoder(4)
+    ema = copy.deepcopy(model.state_dict())
+    optimizers = make_optimizers([model, posterior], model.completer, settings)
     for parameter in (*model.parameters(), *posterior.parameters()):
         parameter.grad = torch.ones_like(parameter)
     for optimizer in optimizers:
         optimizer.step()
-    best = {"images": 64, "energy_score": 0.1, "weights": weights()}
+    best, words = {"images": 64, "energy_score": 0.1, "weights": copy.deepcopy(ema)}, {}
+    if model.completer:
+        kept = copy.deepcopy(model.completer.state_dict())
+        words = {"images": 64, "completion_loss": 3.0, "weights": kept}
     line = {"images": 64, "split": "train", "lr": 1e-3}
     return {
-        "config": dataclasses.asdict(SETTINGS), "data": {"train": "a"},
-        **vars(Progress(64, 0, 0, 1.5, {"regression_loss": [0.5]}, [line], best)),
-        "model": model.state_dict(), "ema": weights(), "posterior": posterior.state_dict(),
+        "config": dataclasses.asdict(settings), "data": {"train": "a"},
+        **vars(Progress(64, 0, 0, 1.5, {"regression_loss": [0.5]}, [line], best, words)),
+        "model": model.state_dict(), "ema": ema, "posterior": posterior.state_dict(),
         "optimizers": [o.state_dict() for o in optimizers],
     }  # fmt: skip
 
@@ -63,7 +70,8 @@ def run_state() -> dict:
 def old_run_state() -> dict:
     """The same, as train.py wrote it when the posterior was called an encoder, half way through
     the small images."""
-    state = run_state()
+    state = run_state(BEFORE)
+    del state["best_completer"]
     names = {"posterior": "encoder", "unlogged": "sums"}
     state = {names.get(n, n): value for n, value in state.items() if n != "halvings"}
     later = {f.name for cls in (Recipe, ModelConfig) for f in dataclasses.fields(cls)} - {
@@ -148,7 +156,7 @@ def test_a_run_of_the_version_before_goes_on(tmp_path):
     torch.save(old_run_state() | {"best": {}}, tmp_path / "checkpoint.pth")
     assert checkpoint.load_model(tmp_path / "checkpoint.pth").halvings == 1
     torch.save(old_run_state(), tmp_path / "checkpoint.pth")
-    state = checkpoint.resume(SETTINGS, tmp_path, {"train": "a", "validation": "b"})
+    state = checkpoint.resume(BEFORE, tmp_path, {"train": "a", "validation": "b"})
     assert state["halvings"] == 1 and state["unlogged"] == {"swd_loss": [0.5], "kl_loss": [9.0]}
     assert state["metrics"] == [
         {"images": 64, "split": "train", "prior_loss": 1.0},
@@ -156,8 +164,9 @@ def test_a_run_of_the_version_before_goes_on(tmp_path):
     ]
     assert state["best"] == {}  # was measured on other scenes
     cpu = torch.device("cpu")
-    networks, optimizers = checkpoint.networks_of(state, tmp_path / "x", SETTINGS, cpu)
-    assert networks.model.config == CONFIG and all(o.state for o in optimizers)
+    networks, optimizers = checkpoint.networks_of(state, tmp_path / "x", BEFORE, cpu)
+    assert networks.model.config == dataclasses.replace(CONFIG, completer_dim=0)
+    assert all(o.state for o in optimizers)
     state = old_run_state()
     state["config"]["data"] = "birds"
     torch.save(state, tmp_path / "checkpoint.pth")
@@ -251,6 +260,8 @@ def test_what_train_writes_is_what_is_checked(tmp_path):
         ("optimizers", [{}, {}]),
         ("optimizers", 7), ("surprise", 1), ("seconds", 1e300), ("unlogged", {1: [1.0]}),
         ("best", torch.ones(3)), ("metrics", [{"images": 64, "split": "train", (1, 2): 3}]),
+        ("best_completer", {"weights": 7}), ("best_completer", {"images": 3}),
+        ("best_completer", {"images": 3, "weights": {"copy.bias": torch.ones(2)}}),
         ("ema", other_weights()), ("one\ntwo\033[31m", 1), ("data", "x"),
         ("config", dataclasses.asdict(SETTINGS) | {"lr": torch.ones(3)}),
     ],

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from small import pixels
 
-from figures import CAPTION, COLUMNS, GAP, IMAGE, LABEL, TITLE, save_samples
+from figures import CAPTION, COLUMNS, GAP, IMAGE, LABEL, TITLE, save_prompts, save_samples
 
 
 def sheet_of(folder, *arguments) -> np.ndarray:
@@ -31,3 +31,14 @@ def test_large_images_are_made_smaller(tmp_path):
     block = np.array([[0, 0], [255, 255]], np.uint8)  # whose mean is 127.5
     sheet = sheet_of(tmp_path, {"": np.tile(block, (1, 3, 128, 128))}, ["a"], "")
     assert (sheet[TITLE : TITLE + IMAGE, LABEL : LABEL + IMAGE] == 128).all()
+
+
+def test_a_sheet_of_prompts_shows_two_prompts_on_a_line_and_every_seed(tmp_path):
+    images = pixels(3, 2, 3, 64, 64)
+    captions = [["a caption"] * 2] * 3
+    save_prompts(tmp_path / "prompts.png", images, ["$a", "b", "c"], captions, "title")
+    sheet = np.asarray(Image.open(tmp_path / "prompts.png").convert("RGB"))
+    for image in images.reshape(6, 3, 64, 64):
+        large = image.repeat(2, axis=1).repeat(2, axis=2).transpose(1, 2, 0)
+        windows = np.argwhere((sheet == large[0, 0]).all(axis=2))
+        assert any(np.array_equal(sheet[y : y + IMAGE, x : x + IMAGE], large) for y, x in windows)

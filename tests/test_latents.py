@@ -62,7 +62,7 @@ def test_a_fitted_flow_draws_the_latents_of_each_caption():
     """Of one caption two far points, of the other a narrow line: neither is a normal distribution
     around zero."""
     flow, captions = random_flow(2, hidden_dim=64), torch.eye(2, 8)
-    optimizers, rng = make_optimizers([flow], Recipe()), torch.Generator().manual_seed(0)
+    optimizers, rng = make_optimizers([flow], None, Recipe()), torch.Generator().manual_seed(0)
     for step in range(400):
         which, side = torch.randint(2, (256,), generator=rng), torch.rand(256, generator=rng)
         points = torch.where(side < 0.5, -2.0, 2.0)[:, None].expand(-1, 2)

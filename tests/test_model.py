@@ -30,7 +30,8 @@ NUM_LAYERS = ModelConfig().num_layers
 
 def small_model(seed: int = 0, **settings) -> TextToImageModel:
     torch.manual_seed(seed)
-    small = {"image_size": 32, "text_dim": 32, "noise_dim": 16, "channels": (16, 16, 8)}
+    small = {"image_size": 32, "text_dim": 32, "noise_dim": 16, "channels": (16, 16, 8),
+             "completer_dim": 16}  # fmt: skip
     model = TextToImageModel(ModelConfig(**(small | settings)), TOKENIZER)
     for name, parameter in model.named_parameters():  # so that none of them starts at nothing
         scale = 0.01 if name.startswith("prior") else 0.05  # latents of about the size of the noise
@@ -84,6 +85,8 @@ def test_gradient_reaches_every_parameter(text_encoder):
     latent = model.prior(torch.randn(4, 16), text.pooled)
     layers, _ = model.decode(text, latent, torch.randn(4, len(AUGMENTATIONS)))
     composite(layers, mask_scale=1).square().sum().backward()
+    tokens = model.tokenize(CAPTIONS)
+    model.completer.loss(tokens, tokens).backward()
     without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
 
@@ -224,6 +227,7 @@ def test_every_pixel_is_a_mixture_of_the_colours_of_layers():
         {"image_size": 64, "channels": (16, 8, 8, 8), "noise_dim": 3},
         {"text_encoder": "attention", "num_heads": 2, "text_dim": 16},
         {"text_encoder": "lstm", "noise_dim": 0},
+        {"completer_dim": 0},
     ],
 )
 def test_a_bare_model_loads_any_configuration_and_draws_the_same(settings):
@@ -287,6 +291,7 @@ def test_generate_refuses_seeds_that_mean_nothing(seed, n):
         {"channels": (8.5,) * 4},
         {"mask_scale": 0.0},
         {"text_dim": 7},
+        {"completer_dim": 12},
     ],
 )
 def test_configurations_that_cannot_work_are_refused(settings):
@@ -326,11 +331,11 @@ def test_weights_that_know_of_more_augmentations_can_be_loaded():
 
 
 def test_weights_of_before_the_prior_was_called_so_draw_the_same():
-    model = small_model()
+    model = small_model(completer_dim=0)
     old = {name.replace("prior.", "flow."): value for name, value in model.state_dict().items()}
     config = dict(old["_extra_state"]["config"])
     for name in ("num_layers", "augmentation_dim", "prior_couplings", "prior_dim", "truncation",
-                 "max_latent"):  # fmt: skip
+                 "max_latent", "completer_dim"):  # fmt: skip
         del config[name]
     config |= {"sharpness": config.pop("mask_scale"), "halvings": 1}
     old["_extra_state"] = old["_extra_state"] | {"config": config}

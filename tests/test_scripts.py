@@ -56,6 +56,58 @@ def test_generate_writes_one_picture_for_each_prompt_and_seed(weights, capsys):
     assert "weights: weights.pth" in printed and "generated/star-seed6.png" in printed
 
 
+def test_what_is_drawn_is_told_and_kept_in_the_png_and_can_be_typed(weights, capsys):
+    model = checkpoint.load_model(weights)
+    paths = generate.main(GenerateConfig(["red"], weights, seed=2, n=2))
+    printed = capsys.readouterr().out
+    for seed, path in zip((2, 3), paths, strict=True):
+        caption = model.complete("red", seed)
+        assert f'"red" -> "{caption}"' in printed
+        image = Image.open(path)
+        assert image.text == {"prompt": "red", "caption": caption, "seed": str(seed)}
+        again = GenerateConfig([caption], weights, seed=seed, as_typed=True, output="typed.png")
+        [typed] = generate.main(again)
+        assert np.array_equal(np.asarray(Image.open(typed)), np.asarray(image))
+    capsys.readouterr()
+    [path] = generate.main(GenerateConfig(["red"], weights, as_typed=True))
+    assert "->" not in capsys.readouterr().out
+    assert Image.open(path).text["caption"] == "red"
+
+
+def test_a_grid_tells_what_each_image_is(weights, capsys):
+    model = checkpoint.load_model(weights)
+    [path] = generate.main(GenerateConfig(["red", "star"], weights, n=2, grid=True))
+    printed = capsys.readouterr().out
+    captions = model.complete(["red", "red", "star", "star"], [0, 1, 0, 1])
+    assert f'seed 1: "star" -> "{captions[3]}"' in printed
+    assert Image.open(path).text["caption"].split("\n") == captions
+
+
+def test_temperature_decides_how_freely_captions_are_completed(weights):
+    config = GenerateConfig(["red"], weights, n=8, temperature=0.0)
+    likeliest = {Image.open(path).text["caption"] for path in generate.main(config)}
+    config = GenerateConfig(["red"], weights, n=8, temperature=1.0)
+    assert len({Image.open(path).text["caption"] for path in generate.main(config)}) > 4
+    assert likeliest == {checkpoint.load_model(weights).complete("red", 5, temperature=0)}
+    with pytest.raises(UserError, match="--temperature must be 0 or more"):
+        GenerateConfig(["red"], temperature=-0.1)
+
+
+def test_a_prompt_without_a_known_word_is_told(weights, capsys):
+    generate.main(GenerateConfig(["xyzzy", "", "red"], weights))
+    assert 'no known word in "xyzzy": any image is drawn' in capsys.readouterr().out
+
+
+def test_weights_without_a_completer_draw_as_typed_and_say_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = ModelConfig(image_size=32, text_dim=16, channels=(8, 8, 8), completer_dim=0)
+    model = TextToImageModel(config, Tokenizer.learn(["red circle"], min_count=1))
+    checkpoint.save(model.state_dict(), Path("old.pth"))
+    [path] = generate.main(GenerateConfig(["red"], "old.pth"))
+    assert "complete no captions: they are drawn as typed" in capsys.readouterr().out
+    assert Image.open(path).text["caption"] == "red"
+
+
 def test_output_with_the_suffix_of_an_image_is_a_file_and_one_only(weights):
     assert generate.main(GenerateConfig(["red"], weights, output="a.png")) == [Path("a.png")]
     several = {"model": weights, "n": 2, "output": "b.png"}

@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small import TINY, make_flags
+from small import TINY, change_rows, make_flags
 
 import checkpoint
 import dataset
 import files
 import train
-from augment import augment
 from config import (
     CheckConfig,
     Recipe,
@@ -70,9 +69,10 @@ def test_a_run_leaves_all_that_it_promises(image_folder):
     assert {line["split"] for line in lines} == {"train", "validation"}
     assert lines[-1]["images"] == 96 and lines[-1].keys() == {
         "images", "split", "image_size", "regression_loss", "energy_score", "swd_loss",
-        "edge_energy", "text_dependence", "noise_dependence",
+        "edge_energy", "text_dependence", "noise_dependence", "completion_loss",
     }  # fmt: skip
-    assert lines[-2].keys() >= {"regression_loss", "swd_loss", "kl_loss", "prior_loss"}
+    assert lines[-2].keys() >= {"regression_loss", "swd_loss", "kl_loss", "prior_loss",
+                                "completion_loss"}  # fmt: skip
     config = json.loads((run / "config.json").read_text())
     assert config["train"]["batch_size"] == 16 and config["model"]["image_size"] == 32
     assert config["train"]["grow_at"] == [0.2, 0.4]
@@ -467,7 +467,7 @@ def test_augmentation_does_not_leak_into_the_colours_that_are_drawn(image_folder
         parameters[:, 0] = chosen
         return real + 0.5 * chosen[:, None, None, None], parameters
 
-    original = augment
+    original = dataset.augment
     monkeypatch.setattr("dataset.augment", brighten)
     run = train.main(
         tiny(
@@ -695,6 +695,84 @@ def test_overfitting_is_told_and_the_best_weights_are_drawn_from(image_folder, m
     for name, weight in after_128.items():
         assert torch.equal(weight, drawn_from[name])
     assert not torch.equal(weights_of(run, "ema")["to_layers.bias"], after_128["to_layers.bias"])
+
+
+def test_the_best_completer_is_kept_and_learning_by_heart_is_told(
+    image_folder, monkeypatch, capsys
+):
+    losses = iter([5.0, 3.0, 3.05, 4.0])
+    monkeypatch.setattr(train, "completion_loss", lambda *_: next(losses))
+    run = train.main(tiny(image_folder, images=128, sample_every=32, keep_every=32))
+    told = capsys.readouterr().out
+    assert "128 images: the completer learns captions by heart" in told
+    assert "best after 64 (3.00 nats, now 4.00)" in told and told.count("by heart") == 1
+    after_64 = checkpoint.load(run / "checkpoint-000000064.pth")["ema"]
+    drawn_from = checkpoint.load_model(run / "checkpoint.pth").state_dict()
+    completer = [name for name in after_64 if name.startswith("completer.")]
+    assert completer and all(torch.equal(drawn_from[n], after_64[n]) for n in completer)
+
+
+def several_captions(folder) -> None:
+    """A second, shorter caption for each image."""
+    change_rows(folder, lambda i: {"text": ["red", f"a flag of red and gold, number {i}"]})
+
+
+def test_the_decoder_learns_the_fullest_caption_and_the_completer_what_leads_to_it(image_folder):
+    several_captions(image_folder)
+    config = tiny(image_folder, word_dropout=0.0, caption_dropout=0.0, min_count=1)
+    data, _ = train.open_data(config)
+    model = TextToImageModel(config.model_config(), Tokenizer.learn(data.captions(), 1))
+
+    def texts(tokens) -> list[str]:
+        return [model.tokenizer.decode(row).replace(" ,", ",") for row in tokens.tolist()]
+
+    batch = dataset.training_batch(data, model, config, 0)
+    assert all(text.startswith("a flag of red and gold") for text in texts(batch.tokens))
+    either = dataclasses.replace(config, any_caption=True)
+    assert "red" in texts(dataset.training_batch(data, model, either, 0).tokens)
+
+    assert dataset.prompts_are_captions(data, config)
+    prompts, captions = dataset.completer_batch(data, model, config, 0, 16, whole=True)
+    assert len(prompts) == len(captions) == 16 * config.completer_pairs
+    assert all(text.startswith("a flag of red and gold") for text in texts(captions))
+    assert {"red"} < set(texts(prompts)) <= {"", "red", *texts(captions)}
+    prompts, _ = dataset.completer_batch(data, model, config, 0, 16, whole=False)
+    assert not set(texts(prompts)) <= {"", "red", *texts(captions)}
+    again, _ = dataset.completer_batch(data, model, config, 0, 16, whole=False)
+    assert torch.equal(prompts, again)
+    parts = dataclasses.replace(config, completer_prompts="parts")
+    assert not dataset.prompts_are_captions(data, parts)
+
+
+def test_weights_can_be_given_a_completer_and_draw_the_same_as_typed(image_folder, capsys):
+    old = train.main(tiny(image_folder, run="old", completer_dim=0))
+    source = checkpoint.load_model(old / "checkpoint.pth")
+    assert source.completer is None
+    config = tiny(image_folder, run="new", init_from=str(old), completer_only=True)
+    train.main(dataclasses.replace(config, stop_after=48))
+    run = train.main(config)
+    model = checkpoint.load_model(run / "checkpoint.pth")
+    assert model.completer is not None and model.complete("red", 0) != "red"
+    prompts = ["red and then blue", "gold"]
+    assert torch.equal(model.draw(prompts, [0, 1]), source.draw(prompts, [0, 1]))
+    assert {line["split"] for line in losses_of(run)} == {"train", "validation"}
+    assert all("regression_loss" not in line for line in losses_of(run))
+    with pytest.raises(UserError, match="--completer-only gives weights a completer.*--init-from"):
+        tiny(image_folder, completer_only=True)
+    with pytest.raises(UserError, match="--init-from"):
+        tiny(image_folder, completer_only=True, init_from=str(old), completer_dim=0)
+
+
+def test_a_run_of_before_there_was_a_completer_goes_on_without_one(image_folder):
+    before = tiny(image_folder, completer_dim=0, any_caption=True, stop_after=48)
+    path = train.main(before) / "checkpoint.pth"
+    state = checkpoint.load(path)
+    del state["best_completer"], state["config"]["completer_dim"], state["config"]["any_caption"]
+    checkpoint.save(state, path)
+    with pytest.raises(UserError, match="any_caption was True, is False.*completer_dim was 0"):
+        train.main(tiny(image_folder))
+    run = train.main(dataclasses.replace(before, stop_after=0))
+    assert checkpoint.load(run / "checkpoint.pth")["images_seen"] == 96
 
 
 def test_overfitting_is_told_before_all_terms_count(image_folder, monkeypatch, capsys):

@@ -1,7 +1,8 @@
 """Protects what scenes are asked for, and how much of it counts as right in a drawing."""
 
+import random
+
 import pytest
-import torch
 
 import scenes
 from evaluation import scene_sets
@@ -39,25 +40,58 @@ def test_what_is_wrong_is_found_and_spoils_all_unless_the_caption_leaves_it_open
                      for kind in kinds}  # fmt: skip
 
 
-def test_swapped_scenes_come_in_pairs_that_differ_in_places_alone():
-    captions, images, asked = scene_sets.order_swaps("test", 4)
+def test_scenes_of_relations_come_in_pairs_that_differ_in_places_and_in_the_relation_alone():
+    captions, images, asked = scene_sets.relations("test", 4)
     assert len(captions) == len(images) == len(asked) == 8
     for a, b in zip(asked[::2], asked[1::2], strict=True):
         places = [[o["place"] for o in x["objects"]] for x in (a, b)]
-        assert places[0] == places[1][::-1]
-    opposite = {"left": "right", "right": "left", "above": "below", "below": "above"}
-    for a, b in zip(captions[::2], captions[1::2], strict=True):
-        assert b.split() == [opposite.get(word, word) for word in a.split()]
+        assert places[0] == places[1][::-1] and a["named"] == b["named"]
+        assert "relation" in a["named"] and "place" not in a["named"]
+        opposite = {"left": "right", "right": "left", "above": "below", "below": "above"}
+        there, back = (scenes.relation(*x["objects"]) for x in (a, b))
+        assert back == opposite[there]
 
 
 def test_other_patterns_are_sentences_that_training_never_shows():
     _, _, asked = scene_sets.draw_scenes("test", 60, 0, (1, 2))
     captions = scene_sets.other_patterns(asked)
-    known = {scenes.compose(0, i, "train")[1] for i in range(2_000)}
+    known = {caption for i in range(2_000) for caption in scenes.compose(0, i, "train")[1]}
     assert not known & set(captions)
     for caption, attributes in zip(captions, asked, strict=True):
         told = [word for o in attributes["objects"] for word in o.values()]
         assert all(word in caption for word in (attributes["background"], *told))
+
+
+def test_a_plain_caption_is_read_as_it_was_written_and_nothing_else_is():
+    captions, _, asked = scene_sets.draw_scenes("test", 60, 0, (1, 2, 3))
+    for caption, attributes in zip(captions, asked, strict=True):
+        assert scene_sets.read_plain(caption) == {
+            k: attributes[k] for k in ("background", "objects")
+        }
+    for caption in ("a red circle", "", "a big red circle at the top", f"{captions[0]} please"):
+        assert scene_sets.read_plain(caption) is None
+
+
+@pytest.mark.parametrize("kind", scene_sets.OPEN)
+def test_scenes_like_another_have_what_its_caption_names_and_differ_in_the_rest(kind):
+    named = ["shape", *scene_sets.OPEN[kind]]
+    rng, same = random.Random(0), 0
+    for asked in scene_sets.draw_scenes("test", 30, 0, (1, 2), "sentence", tuple(named)).attributes:
+        other = scene_sets.like(asked, rng)
+        assert scene_sets.compare(asked, other)["all"] == 1 and scenes.is_clear(other)
+        same += (
+            scene_sets.compare(asked | {"named": ["shape", *scenes.NAMEABLE]}, other)["all"] == 1
+        )
+    assert same < 15
+
+
+def test_small_shapes_are_single_small_objects_so_many_of_each():
+    sets = scene_sets.small_shapes("test", 2)
+    assert sets.keys() == scenes.SHAPES.keys()
+    for shape, test in sets.items():
+        assert len(test.captions) == 2
+        assert all([(o["shape"], o["size"]) for o in a["objects"]] == [(shape, "small")]
+                   for a in test.attributes)  # fmt: skip
 
 
 def test_every_set_holds_scenes_of_its_split_alone_so_that_what_is_tuned_on_is_not_reported():
@@ -66,21 +100,26 @@ def test_every_set_holds_scenes_of_its_split_alone_so_that_what_is_tuned_on_is_n
         for name, (captions, images, asked) in sets.items():
             assert len(captions) == len(images) == len(asked)
             assert images.shape[1:] == (3, 32, 32)
-            own = "unseen" if name.endswith("unseen") else split
+            own = "unseen" if name == "unseen_pairs" else split
             assert {(scenes.split_of(a), scenes.half_of(a)) for a in asked} == {(own, split)}
-        groups = scene_sets.scene_groups(split, 4, 3, 32)
-        assert all(images.shape == (3, 3, 32, 32) for _, images in groups)
+        for kind in ("", *scene_sets.OPEN):
+            groups = scene_sets.scene_groups(split, 4, 3, 32, kind)
+            assert all(images.shape == (3, 3, 32, 32) for _, images in groups)
     for tuned, reported in zip(*(sets.values() for sets in found.values()), strict=True):
-        assert not set(tuned.captions) & set(reported.captions)
+        assert tuned.attributes != reported.attributes
     drawn = [scene_sets.fresh_random(split, 0).random() for split in SEEDS]
     assert drawn[0] != drawn[1]
 
 
 def test_rates_are_of_all_captions_that_name_an_attribute():
-    class Sees:
-        def recognise(self, images):
-            return [ALONE] * len(images)
-
     asked = [scene(CIRCLE, named=("size",)), scene(CIRCLE, named=("colour",))]
-    rates = scene_sets.attribute_rates(Sees(), torch.zeros(2, 3, 64, 64), asked)
+    rates = scene_sets.attribute_rates([ALONE] * 2, asked)
     assert len(rates["size"]) == len(rates["colour"]) == 1 and len(rates["all"]) == 2
+
+
+def test_images_with_nothing_too_little_or_too_much_are_counted():
+    seen = [scene(), scene(CIRCLE), scene(*BOTH), scene(*BOTH, STAR | TOP)]
+    rates = scene_sets.attribute_rates(seen, [scene(*BOTH)] * 4)
+    assert rates["nothing"].tolist() == [1, 0, 0, 0]
+    assert rates["too_few"].tolist() == [1, 1, 0, 0]
+    assert rates["too_many"].tolist() == [0, 0, 0, 1]

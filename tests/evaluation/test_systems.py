@@ -27,12 +27,29 @@ def paint(prompts, seeds):
     return gray[:, None, None, None].expand(-1, 3, 8, 8)
 
 
+def complete(prompts, seeds):
+    return [f"{prompt} {seed}" for prompt, seed in zip(prompts, seeds, strict=True)]
+
+
+PAINTER = SimpleNamespace(draw=paint, complete=complete, completer=True)
+
+
 def test_every_seed_is_drawn_however_many_are_drawn_at_once():
-    gray = systems.draw(SimpleNamespace(draw=paint), [""] * 130, list(range(130)))[:, 0, 0, 0]
+    gray = systems.draw(PAINTER, [""] * 130, list(range(130)))[:, 0, 0, 0]
     assert gray.tolist() == [seed * 37 % 256 for seed in range(130)]
 
 
+def test_captions_are_completed_before_they_are_drawn_unless_drawn_as_typed():
+    drawn = []
+    model = SimpleNamespace(
+        complete=complete, draw=lambda captions, seeds: drawn.extend(captions) or paint([], seeds)
+    )
+    systems.draw(model, ["a", "b"], [0, 1])
+    systems.draw(model, ["a", "b"], [0, 1], complete=False)
+    assert drawn == ["a 0", "b 1", "a", "b"]
+
+
 def test_every_caption_is_drawn_again_with_the_same_seeds():
-    drawn = systems.draw_again(SimpleNamespace(draw=paint), ["a", "b", "c"], 5)
+    drawn = systems.draw_again(PAINTER, ["a", "b", "c"], 5)
     assert drawn.shape == (3, 5, 3, 8, 8)
     assert drawn[:, :, 0, 0, 0].tolist() == [[seed * 37 for seed in range(5)]] * 3
