@@ -82,10 +82,10 @@ class Completer(nn.Module):
         mean = (words * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)  # (B, D)
         return Reading(tokens, mask, words, self.begin(mean).tanh().chunk(2, dim=1))
 
-    def heads(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """hidden (B, T, D) -> queries, keys and values of self-attention, (B, N, T, D/N) each."""
-        parts = self.query_key_value(hidden).chunk(3, dim=2)
-        return tuple(x.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for x in parts)
+    def heads(self, hidden: Tensor) -> Tensor:
+        """hidden (B, T, D) -> queries, keys and values of self-attention, (3, B, N, T, D/N)."""
+        x = self.query_key_value(hidden).unflatten(2, (3, self.num_heads, -1))
+        return x.permute(2, 0, 3, 1, 4)
 
     def choose(
         self,
@@ -141,13 +141,13 @@ class Completer(nn.Module):
         hidden, cell = reading.state
         weights = list(self.writer.parameters())
         word = prompts.new_full((len(prompts),), START)
-        going, written, pasts = word == START, [], []
+        going, written = word == START, []
+        past = self.heads(hidden[:, None])[1:, :, :, :0]  # keys and values, (2, B, N, t, D/N)
         for t in range(uniforms.shape[1]):
             hidden, cell = torch.lstm_cell(self.embed(word), (hidden, cell), *weights)
-            query, *past = self.heads(hidden[:, None])
-            pasts.append(past)
-            keys, values = (torch.cat(x, dim=2) for x in zip(*pasts, strict=True))  # (B, N, t, D/N)
-            related = F.scaled_dot_product_attention(query, keys, values)
+            heads = self.heads(hidden[:, None])
+            past = torch.cat([past, heads[1:]], dim=3)
+            related = F.scaled_dot_product_attention(heads[0], *past)
             scores, attention, share = self.choose(hidden[:, None], related, reading)
             scores, attention, share = (x[:, 0].float() for x in (scores, attention, share))
             odds = (1 - share) * scores.softmax(dim=1)  # (B, V)

@@ -8,9 +8,9 @@
 
 Protocol. N = 2,048 images held out of training (all there are, if fewer), each with its fullest
 caption; the model completes and draws caption i with seed i; drawings are rounded to whole 0..255
-before anything is measured. Numbers are of split "test", by which nothing was chosen; --split validation is for
-tuning. No combination of the scenes is in two splits. A collection without a test split is measured
-on validation, by which the best weights of a run were chosen.
+before anything is measured. Numbers are of split "test", by which nothing was chosen; --split
+validation is for tuning. No combination of the scenes is in two splits. A collection without a test
+split is measured on validation, by which the best weights of a run were chosen.
 
 Beside the drawings, numbers for (each control must fail what is said of it):
 
@@ -34,12 +34,14 @@ of those captions. By kind of caption: `fully_told` and `unseen_pairs` (of shape
 training never shows), one or two objects, N/4 captions each; `other_patterns`, the same captions in
 sentences of kinds that training never shows; and N/8 each: `three_objects`, `any_words` (all told,
 in sentences as training has them), five kinds that leave something open, `tags`, `relations`,
-`counts`. `nothing`, `too_few`, `too_many`: objects by the template reader. `small_shapes`: strict
-rates of the shape of single small objects, 32 of each. `open`: variance over 8 seeds for captions
-that leave something open, drawings / real scenes of which the caption is true.
+`counts`. `nothing`, `too_few`, `too_many`: objects by the template reader. `words_kept`: completed
+captions with all that was typed and no object more; `words_possible`: those whose scene can be.
+`small_shapes`: strict rates of the shape of single small objects, 32 of each. `open`: variance over
+8 seeds for captions that leave something open, drawings / real scenes of which the caption is true.
 
-Other collections: `prompts_kept`, 300 prompts of one tag or up to three words of a held-out caption:
-how often the image that looks most like the drawing, out of all, has all these words in a caption.
+Other collections: `prompts_kept`, 300 prompts of one tag or up to three words of a held-out
+caption: how often the image that looks most like the drawing, out of all, has all these words in a
+caption.
 
 R-precision: how often the caption of an image is closest to it among `candidates`, 100 if there are
 so many: the others random ("random"), or those that share most words with it ("hard"), out of all
@@ -67,6 +69,7 @@ from tqdm import tqdm
 import checkpoint
 import figures
 import scenes
+from completion import draw_part, fullest
 from config import (
     DataConfig,
     EvaluateConfig,
@@ -77,7 +80,6 @@ from config import (
     run,
 )
 from dataset import CaptionedImages
-from completion import draw_part, fullest
 from evaluation import judges, metrics, scene_sets, systems, template_reader
 from evaluation.metrics import bootstrap, mean
 from evaluation.scene_sets import TestSet
@@ -237,6 +239,10 @@ def evaluate_scenes(
             chosen |= {name: strict[name] for name in ("nothing", "too_few", "too_many")}
             found = {n: rate(v, together and len(v) == len(images)) for n, v in chosen.items()}
             rows[system]["attributes"][kind] = found
+        if model.completer:
+            written = model.complete(test.captions, range(len(test.captions)))
+            for name, values in scene_sets.written_rates(written, test.attributes).items():
+                rows["drawn"]["attributes"][kind][name] = rate(values, together)
         real = max(rows["real"]["attributes"][kind]["strict"][0], 1e-12)
         for row in rows.values():
             found = row["attributes"][kind]

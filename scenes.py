@@ -178,8 +178,8 @@ def is_clear(attributes: dict) -> bool:
     return True
 
 
-# Captions. One tells everything in one plain grammar; others leave out what people leave out, in the
-# ways that people type.
+# Captions. One tells everything in one plain grammar; others leave out what people leave out, in
+# the ways that people type.
 
 
 class Words:

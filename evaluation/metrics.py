@@ -266,8 +266,8 @@ def completion_loss(model: TextToImageModel, dataset: CaptionedImages, whole: bo
 def validate(
     model: TextToImageModel, dataset: CaptionedImages, device: torch.device
 ) -> dict[str, float]:
-    """Averages over validation images, their fullest captions and fixed noise, of drawings as they are
-    shown, clamped to -1..1.
+    """Averages over validation images, their fullest captions and fixed noise, of drawings as they
+    are shown, clamped to -1..1.
 
     regression_loss: without a latent, since a drawing may well differ from the image held out;
     energy_score: how badly drawings of two seeds a, b stand for it, d(a, x) / 2 + d(b, x) / 2 -

@@ -228,6 +228,16 @@ def attribute_rates(seen: list[dict], asked: list[dict]) -> dict[str, Tensor]:
     }
 
 
+def written_rates(captions: list[str], asked: list[dict]) -> dict[str, Tensor]:
+    """Whether completed captions keep all that was named, with no object more, and whether their
+    scenes are possible: (N,) each. One that is no plain caption is neither."""
+    told = [read_plain(caption) for caption in captions]
+    kept = [float(t is not None and compare(a, t)["all"] == 1)
+            for a, t in zip(asked, told, strict=True)]  # fmt: skip
+    possible = [float(t is not None and scenes.is_clear(t)) for t in told]
+    return {"words_kept": torch.tensor(kept), "words_possible": torch.tensor(possible)}
+
+
 def small_shapes(split: str, num_each: int, size: int = judges.IMAGE_SIZE) -> dict[str, TestSet]:
     """Single small objects with all told, so many of each shape."""
     found: dict[str, list] = {shape: [] for shape in scenes.SHAPES}

@@ -136,7 +136,8 @@ def read_caption(caption: str) -> tuple[str | None, list[dict], str | None]:
     text = plainly(caption)
     ground = None
     grounds = any_of(BACKGROUNDS)
-    for pattern in (rf"(?:(?:on|with) an? )?\b({grounds}) background(?: with)?", rf"the background is ({grounds})",
+    for pattern in (rf"(?:(?:on|with) an? )?\b({grounds}) background(?: with)?",
+                    rf"the background is ({grounds})",
                     rf"\b(?:on|against) ({grounds})\b"):  # fmt: skip
         if match := re.search(pattern, text):
             ground, text = match[1], text.replace(match[0], " ; ")

@@ -22,7 +22,7 @@ def panel():
 def right_in(recogniser, images, asked):
     """The fraction of the images in which all is right."""
     asked = [a | {"named": ["shape", *scenes.NAMEABLE]} for a in asked]
-    return scene_sets.attribute_rates(recogniser, images, asked)["all"].mean()
+    return scene_sets.attribute_rates(scene_sets.read(recogniser, images), asked)["all"].mean()
 
 
 def test_the_shipped_recogniser_is_right_on_fresh_real_scenes(panel):

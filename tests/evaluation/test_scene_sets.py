@@ -123,3 +123,16 @@ def test_images_with_nothing_too_little_or_too_much_are_counted():
     assert rates["nothing"].tolist() == [1, 0, 0, 0]
     assert rates["too_few"].tolist() == [1, 1, 0, 0]
     assert rates["too_many"].tolist() == [0, 0, 0, 1]
+
+
+def test_words_that_are_changed_or_added_and_scenes_that_cannot_be_are_counted():
+    asked = [scene(CIRCLE, named=("colour",))] * 5
+    circle = "a small red circle at the top"
+    captions = [
+        f"{circle} on a white background", f"{circle} and {circle} on a white background",
+        "a small blue circle at the top on a white background", "a red circle",
+        "a small red circle at the top on a red background",
+    ]  # fmt: skip
+    rates = scene_sets.written_rates(captions, asked)
+    assert rates["words_kept"].tolist() == [1, 0, 0, 0, 0]
+    assert rates["words_possible"].tolist() == [1, 0, 1, 0, 0]

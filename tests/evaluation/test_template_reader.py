@@ -127,7 +127,8 @@ def test_a_star_with_rounded_tips_is_no_star(size):
             pose = np.array([x, y, scenes.TILT * rng.uniform(-1, 1)])
             star = template_reader.draw_shape("star", radius, pose, 64 * fine)[0]
             if sigma:
-                star = (blur(star, sigma * fine) > 0.5).astype(float)
+                larger = scenes.SIZES[size] / scenes.SIZES["small"]
+                star = (blur(star, larger * sigma * fine) > 0.5).astype(float)
             images.append(paint(star.reshape(64, fine, 64, fine).mean(axis=(1, 3))))
         seen[sigma] = [s["objects"] for s in template_reader.read(torch.stack(images))]
     assert all(len(objects) == 1 for found in seen.values() for objects in found)
