@@ -6,6 +6,7 @@ How a run begins, how it is saved, and how it goes on.
 import dataclasses
 import io
 import json
+import math
 import os
 import pickletools
 import zipfile
@@ -329,7 +330,7 @@ def first_weights(config: TrainConfig, captions: list[str]) -> dict:
             weights[name] = taken[name]
         elif name == "condition.weight":
             weights[name][:, : taken[name].shape[1]] = taken[name]
-        elif name.endswith(("embedding.weight", "vocabulary_bias")) and len(known) < len(merged):
+        elif name.endswith(("embedding.weight", "vocabulary_bias")):
             weights[name][: len(known)] = taken[name]
     return weights
 
@@ -373,7 +374,8 @@ def is_run_state(state: dict) -> bool:
         return False
     if not all(isinstance(state[name], kind) for name, kind in STATE.items()):
         return False
-    lines, bests = state["metrics"], [state["best"], state["best_completer"]]
+    lines = state["metrics"]
+    bests = (state["best"], "energy_score"), (state["best_completer"], "completion_loss")
     return (
         all(type(line) is dict and all(type(name) is str for name in line) for line in lines)
         and all(type(line.get("split")) is str for line in lines)
@@ -381,9 +383,10 @@ def is_run_state(state: dict) -> bool:
                 for line in lines)
         and all(type(name) is str for name in state["unlogged"])
         and all(type(v) is list and v and plain(v) for v in state["unlogged"].values())
-        and all(not best or ({"images", "weights"} < best.keys()
-                             and plain(v for name, v in best.items() if name != "weights"))
-                for best in bests)
+        and all(not best or (best.keys() == {"images", score, "weights"}
+                             and plain([best["images"], best[score]])
+                             and math.isfinite(best[score]) and isinstance(best["weights"], dict))
+                for best, score in bests)
         and 0 <= state["seconds"] < 1e12
         and type(state["config"].get("images")) is int
         and 0 <= state["start"] <= state["images_seen"]
@@ -394,9 +397,13 @@ def is_run_state(state: dict) -> bool:
 def upgrade_checkpoint(state: dict) -> dict:
     """A checkpoint of before there was a completer, and of the version that called the posterior
     an encoder, in today's words."""
-    if "best_completer" not in state and "completer_dim" not in state["config"]:
+    if "best_completer" not in state and "completer_dim" not in dict(state["config"]):
         before = {"completer_dim": 0, "any_caption": True}
         state = state | {"best_completer": {}, "config": before | state["config"]}
+        # Validation has other captions now, so that scores do not compare.
+        lines = [line | {"split": line["split"].replace("validation", "validation of before")}
+                 for line in state["metrics"]]  # fmt: skip
+        state |= {"best": {}, "metrics": lines}
     if "encoder" not in state:
         return state
     terms = {"latent_loss": "kl_loss", "flow_loss": "prior_loss", "sharpness_loss": "swd_loss"}
@@ -411,9 +418,7 @@ def upgrade_checkpoint(state: dict) -> dict:
         "metrics": [{terms.get(n, n): v for n, v in line.items()} for line in state["metrics"]],
     }
     if not state["config"]["data"]:  # half of the scenes that it was validated with are tests now
-        upgraded |= {"data": {"train": state["data"]["train"]}, "best": {}}
-        for line in upgraded["metrics"]:
-            line["split"] = line["split"].replace("validation", "validation of before")
+        upgraded |= {"data": {"train": state["data"]["train"]}}
     return upgraded
 
 
@@ -426,7 +431,9 @@ def resume(config: TrainConfig, folder: Path, fingerprints: dict[str, str]) -> d
     if not path.exists() and not previous(path).exists():
         return None
     state = load(path, repair=True)
-    with suppress(KeyError, TypeError, AttributeError):  # what is left then is no state of a run
+    with suppress(
+        KeyError, TypeError, ValueError, AttributeError
+    ):  # what is left then is no state of a run
         state = upgrade_checkpoint(state)
     if not is_run_state(state):
         raise UserError(f"{path} is no checkpoint of this version of train.py")
@@ -473,7 +480,8 @@ def networks_of(
         network.to(device, memory_format=torch.channels_last)
     optimizers = make_optimizers([model, posterior], model.completer, config)
     try:
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=False):
+        all_saved = bool(state["optimizers"])  # a new run has none yet
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=all_saved):
             load_optimizer(optimizer, saved)
     except Exception as error:  # a foreign file can be wrong in any way
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__

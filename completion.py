@@ -126,7 +126,8 @@ class Completer(nn.Module):
         same = reading.tokens[:, None] == after[:, :, None]  # (B, T, L)
         copied = (attention * same).sum(dim=2, keepdim=True)
         likelihood = (1 - share) * chosen + share * copied  # (B, T, 1)
-        nats = -(likelihood[:, :, 0] + 1e-9).log() * (captions != PAD)
+        # Unknown words are never written.
+        nats = -(likelihood[:, :, 0] + 1e-9).log() * ((captions != PAD) & (after != UNKNOWN))
         return nats.sum(dim=1).mean()
 
     @torch.inference_mode()
@@ -142,7 +143,8 @@ class Completer(nn.Module):
         weights = list(self.writer.parameters())
         word = prompts.new_full((len(prompts),), START)
         going, written = word == START, []
-        past = self.heads(hidden[:, None])[1:, :, :, :0]  # keys and values, (2, B, N, t, D/N)
+        sizes = 2, len(prompts), self.num_heads, 0, hidden.shape[1] // self.num_heads
+        past = hidden.new_empty(sizes)  # keys and values, (2, B, N, t, D/N)
         for t in range(uniforms.shape[1]):
             hidden, cell = torch.lstm_cell(self.embed(word), (hidden, cell), *weights)
             heads = self.heads(hidden[:, None])

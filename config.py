@@ -27,7 +27,7 @@ IMAGE_SIZES = (32, 64, 128, 256)
 TEXT_ENCODERS = ("lstm", "attention", "both")
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text",
          tuple: "a list of numbers, as in 1,2,3", list: "a list of texts"}  # fmt: skip
-# What the decoder is told of how a training image was changed, a column each (augment.py).
+# What the decoder is told of how a training image was changed, a column each (dataset.augment).
 AUGMENTATIONS = ("brightness", "contrast", "saturation", "warmth", "noise", "down", "right",
                  "mirror")  # fmt: skip
 OLD_SETTINGS = {"latent": "kl_weight", "sharpen": "swd_weight"}  # as older records call them
@@ -121,7 +121,7 @@ class ModelConfig:
     augmentation_dim: int = hidden(len(AUGMENTATIONS))  # columns that the decoder is told
     prior_couplings: int = hidden(6)  # of the flow; an even number restores the order
     prior_dim: int = hidden(128, positive=True)  # width of its networks; not tuned
-    mask_scale: float = hidden(3.0, positive=True)  # of mask logits when drawing; 1: doubt is mixed
+    mask_scale: float = hidden(2.3, positive=True)  # of mask logits when drawing; 1: doubt is mixed
     truncation: float = hidden(0.85)  # of the noise when drawing, so that samples vary as images do
     max_latent: float = hidden(3.0, positive=True)  # when drawing: training shows few beyond
 
@@ -153,7 +153,7 @@ class ModelConfig:
 class Recipe:
     """How the model learns; a run goes on only with the recipe it began with.
 
-    What defines a term (the scales of a loss, the strengths in augment.py, the bounds in
+    What defines a term (the scales of a loss, the strengths in dataset.py, the bounds in
     latents.py) is a constant beside its use.
     """
 
@@ -265,7 +265,9 @@ class TrainConfig(DataConfig, ModelConfig, Recipe):
             if list(value) != sorted(value) or (name != "grow_at" and len(value) != 2):
                 raise UserError(f"--set {name} takes fractions of the run in their order, "
                                 f"not {value}")  # fmt: skip
-        if self.completer_only and not (self.init_from and self.completer_dim):
+        if self.completer_only and not self.completer_dim:
+            raise UserError("--completer-only trains a completer; leave out --set completer_dim=0")
+        if self.completer_only and not self.init_from:
             raise UserError("--completer-only gives weights a completer; name them: --init-from "
                             "FILE")  # fmt: skip
         if len(self.adam_betas) != 2 or max(self.adam_betas) >= 1:

@@ -19,7 +19,7 @@ Beside the drawings, numbers for (each control must fail what is said of it):
     shuffled    the drawings with another image's caption: attributes, R-precision
     repeated    one real image for all captions: all, but perhaps its own sharpness
     retrieved   for each caption, the training image whose caption shares most words with it: all
-                attributes (no training image has them), memorisation
+                attributes of captions that tell all (no training image has them), memorisation
 
 Frechet and kernel distances, density and coverage are taken from a reference of N other real
 images, held out too where there are so many, else of the training set, from which held-out ones may
@@ -36,22 +36,22 @@ sentences of kinds that training never shows; and N/8 each: `three_objects`, `an
 in sentences as training has them), five kinds that leave something open, `tags`, `relations`,
 `counts`. `nothing`, `too_few`, `too_many`: objects by the template reader. `words_kept`: completed
 captions with all that was typed and no object more; `words_possible`: those whose scene can be.
-`small_shapes`: strict rates of the shape of single small objects, 32 of each. `open`: variance over
+`small_shapes`: strict rates of single small objects, all told, 32 of each. `open`: variance over
 8 seeds for captions that leave something open, drawings / real scenes of which the caption is true.
 
 Other collections: `prompts_kept`, 300 prompts of one tag or up to three words of a held-out
-caption: how often the image that looks most like the drawing, out of all, has all these words in a
-caption.
+caption: how often the image that looks most like the drawing, out of all, has all these words in
+its captions.
 
 R-precision: how often the caption of an image is closest to it among `candidates`, 100 if there are
 so many: the others random ("random"), or those that share most words with it ("hard"), out of all
-first captions, held out or trained on. A tie is a failure.
+fullest captions, held out or trained on. A tie is a failure.
 
 `edge_energy`: mean squared gradient, drawings / real. `diversity`: variance over 8 seeds of the
 random features of one caption, drawings / real images of that caption, for 128 captions (scenes:
 held out; elsewhere: training captions that several images share). `looks_copied`: drawings lie less
 than half as far from training images, all of them, as held-out ones do. Intervals: 95 %, bootstrap
-over captions (order swaps: over pairs); for one model and one set of seeds.
+over captions (relations: over pairs); for one model and one set of seeds.
 """
 
 import json
@@ -206,7 +206,7 @@ def evaluate(
     title = "Prompts as typed, each with 8 seeds, none picked; below: what was drawn for them"
     systems.save_prompts(folder / "prompts.png", model, prompts[:12], title)
     numbered = [f"{i + 1}. {caption}" for i, caption in enumerate(captions[:NUM_SHOWN])]
-    title = "Held-out images above, drawings of their first captions below; none picked"
+    title = "Held-out images above, drawings of their fullest captions below; none picked"
     pairs = {"real": real, "drawn": drawn}
     figures.save_samples(folder / "sheet.png", pairs, numbered, title)
     title = f"Images of the {split} split, none picked"
@@ -231,22 +231,24 @@ def evaluate_scenes(
 
     for kind, test in scene_sets.attribute_sets(split, amounts.images, size).items():
         together = kind == "relations"  # the two of a pair belong together
-        for system, images in systems.all_systems(model, *test[1::-1], training).items():
+        shown, stricts = systems.all_systems(model, test.images, test.captions, training), {}
+        for system, images in shown.items():
             right = scene_sets.attribute_rates(scene_sets.read(recogniser, images), test.attributes)
             strict = scene_sets.attribute_rates(template_reader.read(images), test.attributes)
             chosen = {name: v for name, v in right.items() if name in ("all", *scenes.KINDS)}
             chosen |= {"strict": strict["all"]}
             chosen |= {name: strict[name] for name in ("nothing", "too_few", "too_many")}
-            found = {n: rate(v, together and len(v) == len(images)) for n, v in chosen.items()}
-            rows[system]["attributes"][kind] = found
+            found = {name: rate(values, together) for name, values in chosen.items()}
+            rows[system]["attributes"][kind], stricts[system] = found, strict["all"]
         if model.completer:
             written = model.complete(test.captions, range(len(test.captions)))
             for name, values in scene_sets.written_rates(written, test.attributes).items():
                 rows["drawn"]["attributes"][kind][name] = rate(values, together)
-        real = max(rows["real"]["attributes"][kind]["strict"][0], 1e-12)
-        for row in rows.values():
-            found = row["attributes"][kind]
-            found["share"] = [value / real for value in found["strict"]]
+        for system, right in stricts.items():
+            both = [v.float().unflatten(0, (-1, 2)).mean(1) if together else v
+                    for v in (right, stricts["real"])]  # fmt: skip
+            share = bootstrap(metrics.ratio_of_means, *both, resamples=resamples)
+            rows[system]["attributes"][kind]["share"] = share
     shapes = scene_sets.small_shapes(split, min(NUM_SMALL, amounts.images // 8), size)
     for shape, test in shapes.items():
         for system in ("drawn", "real"):
@@ -254,7 +256,7 @@ def evaluate_scenes(
             if system == "drawn":
                 images = draw(model, test.captions, list(range(len(test.captions))))
             seen = template_reader.read(images)
-            found = rate(scene_sets.attribute_rates(seen, test.attributes)["shape"])
+            found = rate(scene_sets.attribute_rates(seen, test.attributes)["all"])
             rows[system].setdefault("small_shapes", {})[shape] = found
     for kind in scene_sets.OPEN:
         groups = scene_sets.scene_groups(split, amounts.groups, 2 * NUM_SEEDS, size, kind)
@@ -270,8 +272,8 @@ def evaluate_scenes(
 
 
 def short_prompts(dataset: CaptionedImages, num: int) -> list[str]:
-    """As people may type for these images: each part of the caption of another one, of one tag or
-    up to three words, spread evenly over them."""
+    """As people may type for these images: parts of their fullest captions, of one tag or up to
+    three words, spread evenly over the images."""
     chance, prompts = random.Random(0), []
     for i in range(num):
         (captions,) = dataset.captions_at([i * len(dataset) // num])
@@ -311,7 +313,7 @@ def prompts_kept(
     return found
 
 
-def right_in_all(row: dict) -> dict:
+def shares(row: dict) -> dict:
     """Rates of images that are right by the template reader, by kind of caption, as a share of real
     ones; {} where there are none."""
     return {kind: rates["share"] for kind, rates in row.get("attributes", {}).items()}
@@ -319,7 +321,7 @@ def right_in_all(row: dict) -> dict:
 
 def headline(rows: dict) -> dict:
     """The numbers to look at first, each [value, low, high]."""
-    drawn = rows["drawn"] | right_in_all(rows["drawn"])
+    drawn = rows["drawn"] | shares(rows["drawn"])
     names = ("fully_told", "unseen_pairs", *scene_sets.OPEN, "relations", "counts",
              "other_patterns", "prompts_kept", "r_precision_random", "r_precision_hard",
              "edge_energy", "diversity")  # fmt: skip
@@ -376,8 +378,8 @@ def main(config: EvaluateConfig) -> dict:
     write_text(folder / "evaluation.json", json.dumps(rounded(result), indent=1) + "\n")
     figures.save_evaluation(folder / "evaluation.png", rows)
     print_table(rows)
-    print(f"{folder}/evaluation.json, evaluation.png, samples.png, sheet.png, closest.png; "
-          f"{about['seconds']:.0f} s")  # fmt: skip
+    print(f"{folder}/evaluation.json, evaluation.png, samples.png, prompts.png, sheet.png, "
+          f"closest.png; {about['seconds']:.0f} s")  # fmt: skip
     return result
 
 
@@ -392,7 +394,7 @@ def rounded(value: Any) -> Any:
 
 def print_table(rows: dict) -> None:
     """A line for each measure, a column for each system."""
-    flat = {system: row | {f"{kind}: share": rate for kind, rate in right_in_all(row).items()}
+    flat = {system: row | {f"{kind}: share": rate for kind, rate in shares(row).items()}
             for system, row in rows.items()}  # fmt: skip
     names = dict.fromkeys(n for row in flat.values() for n, v in row.items()
                           if not isinstance(v, dict))  # fmt: skip

@@ -4,8 +4,8 @@ python generate.py --input "a big red circle at the left and a small blue star a
 python generate.py --input "a red circle" --n 8 --grid
 python generate.py --input-file captions.txt --output drawings        a caption on each line
 
-What a caption leaves open is written out first, another way with each seed, and printed; to draw it
-as it stands: --as-typed. A PNG keeps what was typed and what was drawn.
+What a caption leaves open is written out first, another way with each seed; to draw it as it
+stands: --as-typed. Of a few images it is printed, and each PNG keeps what was typed and drawn.
 """
 
 import hashlib
@@ -78,7 +78,9 @@ def shown(prompt: str) -> str:
     return f'"{text[:120]}..."' if len(text) > 120 else f'"{text}"'
 
 
-def tell_what_is_not_drawn(model: TextToImageModel, prompts: Sequence[str]) -> None:
+def tell_what_is_not_drawn(
+    model: TextToImageModel, prompts: Sequence[str], completes: bool
+) -> None:
     """Print words that the model does not know, and prompts that are too long for it."""
     unknown, long = defaultdict(list), []
     for prompt in prompts:
@@ -87,7 +89,7 @@ def tell_what_is_not_drawn(model: TextToImageModel, prompts: Sequence[str]) -> N
         if len(model.tokenizer.encode(prompt)) > model.config.max_tokens:
             long.append(prompt)
     lost = [p for p in prompts if p and not set(split_words(p)) & model.tokenizer.ids.keys()]
-    if lost:
+    if lost and completes:
         more = f" and {len(lost) - 1:,} more" if len(lost) > 1 else ""
         print(f"no known word in {shown(lost[0])}{more}: any image is drawn")
     for word, found in list(unknown.items())[:MAX_TOLD]:
@@ -150,9 +152,8 @@ def main(config: GenerateConfig) -> list[Path]:
     state, path = checkpoint.load_whole(chosen)
     model = checkpoint.model_of(state, path).to(choose_device(config.device))
     print(f"weights: {path}{checkpoint.progress_line(state)}{why and f', {why}'}")
-    tell_what_is_not_drawn(model, prompts)
-
     completes = model.completer is not None and not config.as_typed
+    tell_what_is_not_drawn(model, prompts, completes)
     if not completes and not config.as_typed:
         print("these weights complete no captions: they are drawn as typed")
 
@@ -169,6 +170,8 @@ def main(config: GenerateConfig) -> list[Path]:
         texts = [text for some in texts for text in some]
         for text in texts[:BATCH] if completes else ():
             print(f"seed {text['seed']}: {shown(text['prompt'])} -> {shown(text['caption'])}")
+        if completes and len(texts) > BATCH:
+            print(f"and {len(texts) - BATCH:,} more; the file keeps all of them")
         told = {name: "\n".join(text[name] for text in texts) for name in texts[0]}
         save_image(make_grid(np.concatenate(drawn), config.n), paths[0], told)
         print(paths[0])

@@ -422,8 +422,10 @@ class TextToImageModel(nn.Module):
     ) -> str | list[str]:
         """Write out what each prompt leaves open; a caption of at most max_tokens.
 
-        A caption depends on (weights, prompt, seed) alone. An empty prompt, and one without a known
-        word, is completed to any caption. A prompt stays as it is where there is no completer.
+        A caption depends on (weights, prompt, seed) alone, but for rounding: among others, or on
+        another device, a word may flip once in a thousand captions or less. An empty prompt, and
+        one without a known word, is completed to any caption. A prompt stays as it is where there
+        is no completer.
         seed: one for each prompt, or one for all; temperature: 0 writes the likeliest words.
         """
         single = isinstance(prompts, str)
@@ -442,8 +444,8 @@ class TextToImageModel(nn.Module):
 
     def chance(self, seed: int) -> tuple[Tensor, Tensor]:
         """What a seed means: noise (Z,), standard normal, for the latent, and uniforms
-        (max_tokens - 1,) for the words of a completed caption. On the CPU, so that it means the
-        same on every device."""
+        (max_tokens - 1,) that choose the words of a completed caption. Drawn on the CPU, so that
+        they are the same for every device."""
         generator = torch.Generator().manual_seed(int(seed))
         noise = torch.randn(self.config.noise_dim, generator=generator)
         return noise, torch.rand(self.config.max_tokens - 1, generator=generator)

@@ -1,6 +1,6 @@
 """How does the model learn? One loop over captioned images.
 
-    python train.py                         the built-in scenes, 10 to 20 minutes on 2 CPU cores
+    python train.py                         the built-in scenes, 8 to 15 minutes on 2 CPU cores
     python train.py --data FOLDER           your own captioned images
     python train.py --preset smoke          a minute, to see that everything works
 
@@ -142,7 +142,6 @@ def weighted_sum(losses: dict[str, Tensor], recipe: Recipe, clock: Clock) -> Ten
         "prior_loss": recipe.prior_weight,
         "swd_loss": clock.swd * recipe.swd_weight,
         "colour_loss": clock.swd * recipe.swd_weight,
-        "completion_loss": 1.0,  # of parameters of its own
     }
     return sum(weights[name] * loss for name, loss in losses.items())
 
@@ -246,7 +245,8 @@ class Log:
             self.progress.unlogged.setdefault(name, []).append(value)
         self.progress.seconds = time.monotonic() - self.began
         self.bar.update(num_images)
-        self.bar.set_postfix(loss=f"{values['total']:.4f}", refresh=False)
+        self.bar.set_postfix(loss=f"{values['total'] or values['completion_loss']:.4f}",
+                             refresh=False)  # fmt: skip
 
     def train(self, image_size: int, lr: float) -> None:
         """A line of the means since the last one."""
@@ -384,22 +384,24 @@ def train(
             progress.halvings = model.halvings = ema.halvings = clock.halvings
 
             # Losses
-            losses = {}
+            losses, total = {}, torch.zeros((), device=device)
             if not config.completer_only:
                 batch = training_batch(dataset, model, config, before)
                 losses = compute_losses(batch, networks, config, clock)
+                total = weighted_sum(losses, config, clock)
+            objective = total
             if model.completer:
                 pairs = completer_batch(dataset, model, config, before, num, whole)
                 dropout = generator_for(config.seed, 5, before, device)
                 losses["completion_loss"] = model.completer.loss(*pairs, dropout)
-            total = weighted_sum(losses, config, clock)
+                objective = total + losses["completion_loss"]  # of weights of its own
 
             # Update
             for optimizer in optimizers:
                 optimizer.zero_grad()
                 for group in optimizer.param_groups:
                     group["lr"] = clock.lr * group["relative_lr"]
-            total.backward()
+            objective.backward()
             norms = [nn.utils.clip_grad_norm_(group, config.max_grad_norm)
                      for group in (parameters, words)]  # fmt: skip
             terms = {**losses, "total": total, "gradient norm": norms[0] + norms[1]}

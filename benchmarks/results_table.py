@@ -1,7 +1,7 @@
 """Which numbers stand in the README? Those of the records, put there by this command.
 
     python evaluate.py --model results/scenes --output results/default_run
-    cp results/default_run/{evaluation.json,samples.png,sheet.png} results_short/default_run_0
+    cp results/default_run/*.{json,png} results_short/default_run_0
     python benchmarks/results_table.py            write the table between the markers of README.md
     python benchmarks/results_table.py --check    exit with status 1 if another table is there
 
@@ -32,8 +32,8 @@ HEADLINES = {
     "relations": "*a circle left of a star*",
     "counts": "*two red circles*",
     "other_patterns": "all told, in sentences never trained on",
-    "small_shapes": "shapes of small objects: mean",
-    "smallest": "the same of the worst of twelve",
+    "small_shapes": "single small objects, mean over twelve shapes",
+    "smallest": "the same of the worst shape",
     "edge_energy": "edge energy, drawn / real",
     "high_frequency_energy": "the same of the highest frequencies",
     "open": "variance over seeds where things are open, drawn / real",

@@ -40,7 +40,7 @@ class Training(NamedTuple):
 
     images: CaptionedImages  # each once
     numbers: list[int]  # of some of them, at random
-    captions: list[str]  # the first of each of these
+    captions: list[str]  # the fullest of each of these
 
 
 def draw(

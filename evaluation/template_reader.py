@@ -25,10 +25,8 @@ VISIBLE = 2 * scenes.TINT
 # Pixels times contrast / 255, at 64 x 64. The lone tip of a real object has 0.2 at most. Three
 # pixels in a third of full contrast count, and so do ten that are just visible.
 MIN_INK = 1
-# See Fit. 4,000 real scenes: at most 0.06; outlines in hard steps: 0.29; stars whose tips were
-# rounded by a Gaussian of 1.2 pixels and a threshold: 0.30 and more.
 # See Fit. Of 4,000 real scenes, at most 0.06; small stars rounded by 1.2 pixels, whose corners are
-# gone: 0.42 or more. Below 0.26 an object looks clean, above 0.35 it begins to look soft.
+# gone: 0.42 or more. Below 0.26 an object looks clean; what looks soft, from 0.35 on, still passes.
 MAX_MISFIT = 0.40
 PLACE_ERROR = 1  # pixels that an object may stand farther from its place than real ones do
 MAX_OBJECTS = 6  # told of an image: scenes hold 3, and scene_sets.compare tries all pairings

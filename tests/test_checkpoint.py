@@ -165,7 +165,7 @@ def test_a_run_of_the_version_before_goes_on(tmp_path):
     assert state["best"] == {}  # was measured on other scenes
     cpu = torch.device("cpu")
     networks, optimizers = checkpoint.networks_of(state, tmp_path / "x", BEFORE, cpu)
-    assert networks.model.config == dataclasses.replace(CONFIG, completer_dim=0)
+    assert networks.model.config == dataclasses.replace(CONFIG, completer_dim=0, mask_scale=3.0)
     assert all(o.state for o in optimizers)
     state = old_run_state()
     state["config"]["data"] = "birds"
@@ -260,6 +260,8 @@ def test_what_train_writes_is_what_is_checked(tmp_path):
         ("optimizers", [{}, {}]),
         ("optimizers", 7), ("surprise", 1), ("seconds", 1e300), ("unlogged", {1: [1.0]}),
         ("best", torch.ones(3)), ("metrics", [{"images": 64, "split": "train", (1, 2): 3}]),
+        ("best", {"images": 3, "weights": {}, "other": 1.0}), ("optimizers", [{}, {}, {}, {}, {}]),
+        ("best", {"images": 3, "energy_score": float("nan"), "weights": {}}),
         ("best_completer", {"weights": 7}), ("best_completer", {"images": 3}),
         ("best_completer", {"images": 3, "weights": {"copy.bias": torch.ones(2)}}),
         ("ema", other_weights()), ("one\ntwo\033[31m", 1), ("data", "x"),

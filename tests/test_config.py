@@ -25,9 +25,11 @@ def parse(*argv: str) -> TrainConfig:
 @pytest.mark.parametrize("field", dataclasses.fields(TrainConfig), ids=lambda f: f.name)
 def test_every_setting_can_be_given(field):
     default = field.default
-    if field.name in ("image_size", "channels", "augmentation_dim", "text_dim", "num_heads"):
+    needs = ("--init-from", "x") if field.name == "completer_only" else ()
+    if field.name in ("image_size", "channels", "augmentation_dim", "text_dim", "num_heads",
+                      "completer_dim"):  # fmt: skip
         value = {"image_size": 32, "channels": (8,) * 6, "augmentation_dim": 8, "text_dim": 64,
-                 "num_heads": 2}[field.name]  # fmt: skip
+                 "num_heads": 2, "completer_dim": 64}[field.name]  # fmt: skip
     elif isinstance(default, bool):
         value = not default
     elif isinstance(default, tuple):
@@ -43,10 +45,10 @@ def test_every_setting_can_be_given(field):
     if field.metadata["flag"]:
         flag = config.name_of(field)
         more = [] if isinstance(value, bool) else [text]
-        assert getattr(parse(flag, *more), field.name) == value
+        assert getattr(parse(flag, *more, *needs), field.name) == value
         if isinstance(value, bool):
             assert getattr(parse(flag.replace("--", "--no-", 1)), field.name) is False
-    assert getattr(parse("--set", f"{field.name}={text}"), field.name) == value
+    assert getattr(parse("--set", f"{field.name}={text}", *needs), field.name) == value
     assert config.as_text(value) == text
 
 

@@ -77,9 +77,9 @@ def test_the_built_in_scenes_are_what_scenes_draws(tmp_path, monkeypatch):
         data = read(None, tmp_path, split, image_size=16)
         assert len(data) == num
         for i in range(num):
-            image, caption, _ = scenes.render(0, i, split, 16)
+            image, captions, _ = scenes.render(0, i, split, 16)
             assert np.array_equal(data[i][0].permute(1, 2, 0), image)
-            assert data[i][1:] == ([caption], f"{split}/{i:06d}")
+            assert data[i][1:] == (list(captions), f"{split}/{i:06d}")
     monkeypatch.setattr(dataset, "NUM_SCENES", sizes | {"train": 7})
     assert len(read(None, tmp_path, image_size=16)) == 7
 

@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 
 import scenes
+from evaluation import template_reader
 from model import TextToImageModel, to_uint8
+from tokenizer import split_words
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = ROOT / "results_short" / "text_to_image_model.pth"
@@ -50,6 +52,26 @@ def test_the_prompt_of_the_readme_shows_red_left_and_blue_right_on_white(tmp_pat
     red, green, blue = pixels[30:35, 46:51].mean(axis=(0, 1))
     assert blue > 140 and red < 140
     assert pixels[[2, 2, -3, -3], [2, -3, 2, -3]].min() > 200
+
+
+@pytest.mark.parametrize("path, prompt", [(WEIGHTS, "a red circle"), (EMOJI, "astronaut")])
+def test_both_files_complete_what_a_person_types_and_keep_it(path, prompt):
+    model = TextToImageModel()
+    model.load_state_dict(torch.load(path))
+    captions = model.complete([prompt] * 16, range(16))
+    words = set(prompt.removeprefix("a ").split())
+    assert len(set(captions)) > 8 or path == EMOJI
+    assert all(words < set(split_words(caption)) for caption in captions)
+
+
+def test_a_red_circle_is_a_single_red_circle_at_a_place_that_varies_with_the_seed():
+    model, seeds = shipped_model(), range(16)
+    captions = model.complete(["a red circle"] * 16, seeds)
+    found = template_reader.read(to_uint8(model.draw(captions, seeds)))
+    objects = [seen["objects"] for seen in found]
+    right = [o[0] for o in objects if [(x["shape"], x["colour"]) for x in o] == [("circle", "red")]]
+    assert len(right) >= 15
+    assert len({o["place"] for o in right}) > 3
 
 
 def test_objects_stand_at_their_places_in_their_colours_for_captions_never_trained_on():

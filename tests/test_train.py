@@ -210,7 +210,7 @@ def test_gradients_are_clipped(image_folder, monkeypatch):
 
     monkeypatch.setattr(torch.optim.AdamW, "step", measuring)
     train.main(tiny(image_folder, images=32, max_grad_norm=0.01))
-    assert len(norms) == 2 and max(norms) < 0.011
+    assert len(norms) == 4 and max(norms) < 0.011  # decoder and completer, two steps each
 
 
 def test_bfloat16_is_used_only_where_asked_for_or_fast(monkeypatch):
@@ -692,8 +692,8 @@ def test_overfitting_is_told_and_the_best_weights_are_drawn_from(image_folder, m
     progress = checkpoint.progress_line(checkpoint.load(run / "checkpoint.pth"))
     assert progress == " (160 of 160 images seen, the best after 128)"
     drawn_from = checkpoint.load_model(run / "checkpoint.pth").state_dict()
-    for name, weight in after_128.items():
-        assert torch.equal(weight, drawn_from[name])
+    for name, weight in after_128.items():  # the best completer is chosen by itself
+        assert name.startswith("completer.") or torch.equal(weight, drawn_from[name])
     assert not torch.equal(weights_of(run, "ema")["to_layers.bias"], after_128["to_layers.bias"])
 
 
@@ -759,7 +759,7 @@ def test_weights_can_be_given_a_completer_and_draw_the_same_as_typed(image_folde
     assert all("regression_loss" not in line for line in losses_of(run))
     with pytest.raises(UserError, match="--completer-only gives weights a completer.*--init-from"):
         tiny(image_folder, completer_only=True)
-    with pytest.raises(UserError, match="--init-from"):
+    with pytest.raises(UserError, match="leave out --set completer_dim=0"):
         tiny(image_folder, completer_only=True, init_from=str(old), completer_dim=0)
 
 

@@ -154,12 +154,22 @@ def collection(folder, images, captions):
     return CaptionedImages(pairs, "train", size, 0.0, folder / "cache", show_progress=False)
 
 
-def test_validation_uses_all_captions_in_a_fixed_order(tmp_path):
-    captions = [[f"{i} {k}" for k in range(num)] for i, num in enumerate((2, 1, 3))]
-    data = collection(tmp_path, pixels(3, 8, 8, 3), captions)
-    assert metrics.validation_pairs(data) == [(0, 0), (1, 0), (2, 0), (0, 1), (2, 1), (2, 2)]
-    data = collection(tmp_path, pixels(3, 8, 8, 3), [several * 100 for several in captions])
-    assert metrics.validation_pairs(data) == [(0, 0), (1, 1), (2, 2)]
+def test_validation_completes_each_image_s_prompts_to_its_fullest_caption(tmp_path):
+    captions = [["red", f"{i} red flags"] for i in range(metrics.BATCH + 6)]  # two batches
+    data = collection(tmp_path, pixels(len(captions), 8, 8, 3), captions)
+    asked = []
+
+    def loss(prompts, targets):
+        asked.extend(zip(prompts, targets, strict=True))
+        return torch.tensor(float(len(prompts)))
+
+    model = SimpleNamespace(tokenize=list, completer=SimpleNamespace(loss=loss))
+    found = [metrics.completion_loss(model, data, whole=True) for _ in range(2)]
+    assert found[0] == found[1] == pytest.approx((64 * 128 + 6 * 12) / 70)
+    assert asked[: len(asked) // 2] == asked[len(asked) // 2 :]
+    fullest = [caption for _, caption in captions for _ in range(2)]
+    assert [target for _, target in asked[:140]] == fullest
+    assert {prompt for prompt, _ in asked} >= {"red", captions[0][1]}
 
 
 def test_who_draws_what_was_held_out_is_right_sharp_and_ignores_the_noise(tmp_path):
