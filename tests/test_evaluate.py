@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from config import SHIPPED_WEIGHTS, DataConfig, EvaluateConfig, ModelConfig, Use
 from dataset import CaptionedImages
 from evaluation import judges, metrics
 from evaluation.systems import SYSTEMS
-from model import TextToImageModel
+from model import TextToImageModel, from_uint8
 
 FEW = evaluate.QUICK._replace(images=64, resamples=50, distance_resamples=20)
 
@@ -203,3 +204,23 @@ def test_images_that_an_epoch_shows_often_are_judged_once(tmp_path):
     assert sorted(caption for caption, _ in groups) == ["bird", "cat"]
     for _, group in groups:
         assert len({p.numpy().tobytes() for p in group}) == evaluate.NUM_SEEDS
+
+
+def test_short_prompts_are_parts_of_held_out_captions_and_kept_where_the_image_is_found(
+    image_folder,
+):
+    """Who draws the image that a prompt was taken from keeps all its words."""
+    dataset = open_folder(image_folder)
+    held_out = dataset.other_split("validation")
+    prompts = evaluate.short_prompts(held_out, 20)
+    known = set(" ".join(dataset.captions() + held_out.captions()).split())
+    assert all(0 < len(p.split()) <= 3 and set(p.split()) <= known for p in prompts)
+
+    def draw(captions, seeds):
+        images = held_out.batch([prompts.index(c) * len(held_out) // 20 for c in captions])[0]
+        return from_uint8(images)
+
+    model = SimpleNamespace(completer=True, complete=lambda prompts, seeds: prompts, draw=draw)
+    found = evaluate.prompts_kept(model, dataset, "validation", prompts, FEW)
+    assert set(found) == {"drawn", "as typed", "shuffled"}
+    assert found["drawn"]["prompts_kept"][0] == 1 > found["shuffled"]["prompts_kept"][0]

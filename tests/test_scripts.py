@@ -305,6 +305,19 @@ def test_an_exported_model_draws_what_its_run_draws_and_the_old_file_is_kept(ima
     assert difference <= 2 / 255  # of -1..1, so 1/255 of the range of an image
 
 
+def test_weights_are_exported_in_half_precision_but_the_completer_s_stay(weights):
+    model = checkpoint.load_model(weights)
+    state = save_model.halve_if_equal(model)
+    kinds = {name.startswith("completer."): set() for name in state if name != "_extra_state"}
+    for name, weight in state.items():
+        if name != "_extra_state":
+            kinds[name.startswith("completer.")].add(weight.dtype)
+    assert kinds == {True: {torch.float32}, False: {torch.float16}}
+    exported = TextToImageModel()
+    exported.load_state_dict(state)
+    assert exported.complete(["red"] * 9, range(9)) == model.complete(["red"] * 9, range(9))
+
+
 def test_weights_that_half_precision_would_change_stay_in_full(weights):
     model = checkpoint.load_model(Path(weights))
     with torch.no_grad():

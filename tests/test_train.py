@@ -30,7 +30,7 @@ from dataset import hide_words, items_at, permutation, shuffle_tags
 from figures import save_loss_curves
 from formats import check_or_export
 from model import TextToImageModel, from_uint8, to_uint8
-from tokenizer import SPECIAL_TOKENS, Tokenizer
+from tokenizer import SPECIAL_TOKENS, UNKNOWN, Tokenizer
 
 ROOT = Path(__file__).parent.parent
 
@@ -384,6 +384,10 @@ def test_a_run_may_start_from_other_weights_and_keeps_their_words(image_folder):
     assert new.tokenizer.vocabulary == [*words, "yellow"]
     for prompts in (["red and then blue"], ["gold and then red"]):
         assert torch.allclose(new.draw(prompts, [0]), source.draw(prompts, [0]), atol=1e-3)
+        likeliest = [model.complete(prompts[0], temperature=0) for model in (new, source)]
+        assert likeliest[0] == likeliest[1]
+    embedding = new.text_encoder.embedding.weight
+    assert torch.allclose(embedding[-1], embedding[UNKNOWN], atol=1e-3)  # till it has learnt more
     train.main(tiny(image_folder, run="new", stop_after=32, lr=1e-9))  # begun, so not needed
     with pytest.raises(UserError, match="--init-from was '', is 'weights.pth'"):
         train.main(tiny(image_folder, run="old", init_from="weights.pth", images=192))
