@@ -201,7 +201,7 @@ def evaluate(
         prompts = list(scene_sets.PROMPTS)
     else:
         prompts = short_prompts(dataset.other_split(split), NUM_PROMPTS)
-        kept = prompts_kept(model, dataset, split, prompts, amounts)
+        kept = prompts_kept(model, dataset, split, prompts, seen, amounts)
         rows = {name: row | kept.get(name, {}) for name, row in rows.items()}
     title = "Prompts as typed, each with 8 seeds, none picked; below: what was drawn for them"
     systems.save_prompts(folder / "prompts.png", model, prompts[:12], title)
@@ -288,15 +288,19 @@ def prompts_kept(
     dataset: CaptionedImages,
     split: str,
     prompts: list[str],
+    seen: Tensor,
     amounts: Amounts,
 ) -> dict:
     """By system, "prompts_kept": how often the image that is nearest to the drawing of a prompt has
-    all its words in a caption. "shuffled": with the words of the next prompt."""
+    all its words in its captions. "shuffled": with the words of the next prompt.
+
+    seen: thumbnails of the training images.
+    """
     held_out, seeds = dataset.other_split(split), list(range(len(prompts)))
     sets = [dataset.once(), held_out]
     words = [set(split_words(" ".join(captions))) for some in sets
              for captions in some.captions_at(range(len(some)))]  # fmt: skip
-    known = torch.cat([thumbnails_of(some) for some in sets])
+    known = torch.cat([seen, thumbnails_of(held_out)])
     drawn = {"drawn": draw(model, prompts, seeds)}
     if model.completer:
         drawn["as typed"] = draw(model, prompts, seeds, complete=False)

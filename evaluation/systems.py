@@ -149,5 +149,5 @@ def save_prompts(path: Path, model: TextToImageModel, prompts: Sequence[str], ti
     the caption that it was completed to; nothing is picked."""
     seeds = list(range(NUM_SEEDS))
     captions = [model.complete([prompt] * NUM_SEEDS, seeds) for prompt in prompts]
-    drawn = draw_again(model, prompts, NUM_SEEDS)
+    drawn = torch.stack([draw(model, several, seeds, complete=False) for several in captions])
     figures.save_prompts(path, drawn.numpy(), prompts, captions, title)

@@ -221,6 +221,7 @@ def test_short_prompts_are_parts_of_held_out_captions_and_kept_where_the_image_i
         return from_uint8(images)
 
     model = SimpleNamespace(completer=True, complete=lambda prompts, seeds: prompts, draw=draw)
-    found = evaluate.prompts_kept(model, dataset, "validation", prompts, FEW)
+    seen = evaluate.thumbnails_of(dataset.once())
+    found = evaluate.prompts_kept(model, dataset, "validation", prompts, seen, FEW)
     assert set(found) == {"drawn", "as typed", "shuffled"}
     assert found["drawn"]["prompts_kept"][0] == 1 > found["shuffled"]["prompts_kept"][0]

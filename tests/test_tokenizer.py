@@ -1,6 +1,7 @@
 """Protects the way from captions to numbers: any script splits sensibly and nothing crashes it."""
 
 import json
+import random
 
 import pytest
 from hypothesis import given, settings
@@ -104,3 +105,12 @@ def test_state_round_trip_is_plain_values_of_its_own():
 def test_a_vocabulary_without_special_tokens_is_refused():
     with pytest.raises(ValueError, match="starts with"):
         Tokenizer(["a", "b", "c"])
+
+
+def test_plain_ascii_is_split_as_it_is_beside_other_letters():
+    """Two ways lead there, a fast one and one for any script."""
+    chance = random.Random(0)
+    letters = [chr(i) for i in range(128)] + list("abcXY12'- ") * 10
+    for _ in range(5_000):
+        text = "".join(chance.choice(letters) for _ in range(chance.randrange(12)))
+        assert split_words(text) == split_words(text + " \u00e9")[:-1], text
