@@ -11,7 +11,6 @@ import os
 import pickletools
 import zipfile
 from collections import OrderedDict
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from config import (
-    OLD_SETTINGS,
     RESULTS,
     SHIPPED_WEIGHTS,
     ModelConfig,
@@ -389,37 +387,10 @@ def is_run_state(state: dict) -> bool:
                 for best, score in bests)
         and 0 <= state["seconds"] < 1e12
         and type(state["config"].get("images")) is int
+        and set(FIXED_ON_RESUME) <= state["config"].keys()
         and 0 <= state["start"] <= state["images_seen"]
         and len(state["optimizers"]) in (2, 4)
     )  # fmt: skip
-
-
-def upgrade_checkpoint(state: dict) -> dict:
-    """A checkpoint of before there was a completer, and of the version that called the posterior
-    an encoder, in today's words."""
-    if "best_completer" not in state and "completer_dim" not in dict(state["config"]):
-        before = {"completer_dim": 0, "any_caption": True}
-        state = state | {"best_completer": {}, "config": before | state["config"]}
-        # Validation has other captions now, so that scores do not compare.
-        lines = [line | {"split": line["split"].replace("validation", "validation of before")}
-                 for line in state["metrics"]]  # fmt: skip
-        state |= {"best": {}, "metrics": lines}
-    if "encoder" not in state:
-        return state
-    terms = {"latent_loss": "kl_loss", "flow_loss": "prior_loss", "sharpness_loss": "swd_loss"}
-    old = state["model"]["_extra_state"]["config"]
-    names = {"encoder": "posterior", "sums": "unlogged"}
-    upgraded = {names.get(name, name): value for name, value in state.items()} | {
-        "config": {OLD_SETTINGS.get(n, n): value for n, value in state["config"].items()}
-        | {n: old[n] for n in ("text_dim", "max_tokens", "num_heads")}
-        | {"channels": tuple(old["channels"])},
-        "halvings": old["halvings"],
-        "unlogged": {terms.get(n, n): values for n, values in state["sums"].items()},
-        "metrics": [{terms.get(n, n): v for n, v in line.items()} for line in state["metrics"]],
-    }
-    if not state["config"]["data"]:  # half of the scenes that it was validated with are tests now
-        upgraded |= {"data": {"train": state["data"]["train"]}}
-    return upgraded
 
 
 def resume(config: TrainConfig, folder: Path, fingerprints: dict[str, str]) -> dict | None:
@@ -431,13 +402,9 @@ def resume(config: TrainConfig, folder: Path, fingerprints: dict[str, str]) -> d
     if not path.exists() and not previous(path).exists():
         return None
     state = load(path, repair=True)
-    with suppress(
-        KeyError, TypeError, ValueError, AttributeError
-    ):  # what is left then is no state of a run
-        state = upgrade_checkpoint(state)
     if not is_run_state(state):
-        raise UserError(f"{path} is no checkpoint of this version of train.py")
-    # A setting that came later has a default that changes nothing, so that older runs go on.
+        raise UserError(f"{path} is no checkpoint of this version of train.py; --run NAME "
+                        f"--init-from {folder} starts a new run from its weights")  # fmt: skip
     settings = {f.name: f for f in fields(config)}
     old, new = {n: f.default for n, f in settings.items()} | state["config"], asdict(config)
     told = {n: f"{name_of(settings[n])} was {old[n]!r}, is {new[n]!r}"

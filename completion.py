@@ -21,7 +21,7 @@ from tokenizer import PAD, START, UNKNOWN, split_words
 
 END = START  # what begins a caption ends it, too
 MIN_SHARE = 0.02  # words less likely than this share of the likeliest are never written
-DROPOUT = 0.1  # share of features left out in training
+NUM_HEADS = 8  # of its attentions
 MAX_SHORT = 3  # words of a short caption
 ENOUGH_SHORT = 0.05  # share of short captions that shows how people type
 SAME = 0.1  # share of pairs whose prompt is the fullest caption itself
@@ -34,29 +34,34 @@ class Reading(NamedTuple):
     tokens: Tensor  # (B, L)
     mask: Tensor  # (B, L), True on words
     words: Tensor  # (B, L, D)
+    keys_values: Tensor  # of them, (2, B, N, L, D/N)
     state: tuple[Tensor, Tensor]  # (B, D) each, that the writer begins with
 
 
 class Completer(nn.Module):
     """Prompt in, probabilities of full captions out, word by word.
 
-    A bidirectional LSTM reads. Another LSTM writes; multi-head self-attention relates what it wrote
-    so far, attention finds the words read that matter (Luong et al. 2015), and the next word is
-    chosen from the vocabulary or copied from those read (See et al. 2017, eq. 8 and 9). Words are
-    embedded by the matrix that they are chosen with (Press and Wolf 2017).
+    A bidirectional LSTM reads. Another LSTM writes; multi-head attention relates what it wrote so
+    far, and looks at the words read (Vaswani et al. 2017). One more attention finds the word read
+    that comes next (Luong et al. 2015), which is copied, or one is chosen from the vocabulary (See
+    et al. 2017, eq. 8 and 9). Words are embedded by the matrix that they are chosen with (Press and
+    Wolf 2017).
 
     reader: words of width dim (B, L, D), and their mask (B, L) -> (B, L, D).
     """
 
-    def __init__(self, num_words: int, dim: int, num_heads: int, reader: nn.Module):
+    def __init__(self, num_words: int, dim: int, reader: nn.Module):
         super().__init__()
-        self.num_heads = num_heads
         self.embedding = nn.Embedding(num_words, dim, padding_idx=PAD)
         self.reader = reader
         self.begin = nn.Linear(dim, 2 * dim)
         self.writer = nn.LSTM(dim, dim, batch_first=True)
+        # Attention to what is written, to the words read, and to the one that may be copied.
         self.query_key_value = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
+        self.key_value_read = nn.Linear(dim, 2 * dim)
+        self.query_read = nn.Linear(dim, dim)
+        self.out_read = nn.Linear(dim, dim)
         self.query = nn.Linear(dim, dim)
         self.merge = nn.Linear(2 * dim, dim)
         self.mlp = nn.Sequential(
@@ -68,60 +73,49 @@ class Completer(nn.Module):
         nn.init.normal_(self.embedding.weight, std=dim**-0.5)
         with torch.no_grad():
             self.embedding.weight[PAD].zero_()
-            self.mlp[3].weight.zero_()
-            self.out.weight.zero_()
+            for layer in (self.mlp[3], self.out, self.out_read):
+                layer.weight.zero_()
 
     def embed(self, tokens: Tensor) -> Tensor:
         """tokens (...) -> (..., D), of unit variance at first (Vaswani et al. 2017, 3.4)."""
         return self.embedding(tokens) * math.sqrt(self.embedding.embedding_dim)
 
-    def read(self, tokens: Tensor, dropout: torch.Generator | None = None) -> Reading:
+    def read(self, tokens: Tensor) -> Reading:
         """tokens (B, L), padding at the end."""
         mask = tokens != PAD
-        words = self.reader(drop(self.embed(tokens), dropout), mask)
+        words = self.reader(self.embed(tokens), mask)
         mean = (words * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)  # (B, D)
-        return Reading(tokens, mask, words, self.begin(mean).tanh().chunk(2, dim=1))
-
-    def heads(self, hidden: Tensor) -> Tensor:
-        """hidden (B, T, D) -> queries, keys and values of self-attention, (3, B, N, T, D/N)."""
-        x = self.query_key_value(hidden).unflatten(2, (3, self.num_heads, -1))
-        return x.permute(2, 0, 3, 1, 4)
+        state = self.begin(mean).tanh().chunk(2, dim=1)
+        return Reading(tokens, mask, words, heads(self.key_value_read(words), 2), state)
 
     def choose(
-        self,
-        hidden: Tensor,
-        related: Tensor,
-        reading: Reading,
-        dropout: torch.Generator | None = None,
+        self, hidden: Tensor, related: Tensor, reading: Reading
     ) -> tuple[Tensor, Tensor, Tensor]:
         """hidden (B, T, D), what the writer remembers; related (B, N, T, D/N), from self-attention
         -> scores of the vocabulary (B, T, V), attention to the words read (B, T, L), and the share
         of copying (B, T, 1)."""
-        hidden = hidden + self.out(related.transpose(1, 2).flatten(2))
-        scores = self.query(hidden) @ reading.words.transpose(1, 2)  # (B, T, L)
-        scores = scores / math.sqrt(hidden.shape[2])
-        attention = scores.masked_fill(~reading.mask[:, None], float("-inf")).softmax(dim=2)
-        x = self.merge(torch.cat([hidden, attention @ reading.words], dim=2)).tanh()  # (B, T, D)
-        x = drop(x + self.mlp(x), dropout)
+        x = hidden + self.out(related.transpose(1, 2).flatten(2))
+        query, mask = heads(self.query_read(x), 1)[0], reading.mask[:, None]  # (B, 1, L)
+        found = F.scaled_dot_product_attention(query, *reading.keys_values, mask[:, None])
+        x = x + self.out_read(found.transpose(1, 2).flatten(2))
+        scores = self.query(x) @ reading.words.transpose(1, 2) / math.sqrt(x.shape[2])  # (B, T, L)
+        attention = scores.masked_fill(~mask, float("-inf")).softmax(dim=2)
+        x = self.merge(torch.cat([x, attention @ reading.words], dim=2)).tanh()  # (B, T, D)
+        x = x + self.mlp(x)
         scores = F.linear(x, self.embedding.weight, self.vocabulary_bias)  # (B, T, V)
         return scores, attention, self.copy(x).sigmoid()
 
-    def loss(
-        self, prompts: Tensor, captions: Tensor, dropout: torch.Generator | None = None
-    ) -> Tensor:
-        """Nats that the captions (B, T) cost, given the prompts (B, L); mean over B.
-
-        Both begin with START and are padded at the end. dropout: in training, what decides which
-        features are left out (Srivastava et al. 2014).
-        """
-        reading = self.read(prompts, dropout)
+    def loss(self, prompts: Tensor, captions: Tensor) -> Tensor:
+        """Nats that the captions (B, T) cost, given the prompts (B, L); mean over B. Both begin
+        with START and are padded at the end."""
+        reading = self.read(prompts)
         ends = (captions != PAD).sum(dim=1, keepdim=True) - 1
         after = F.pad(captions[:, 1:], (0, 1), value=PAD).scatter(1, ends, END)  # (B, T)
-        written = drop(self.embed(captions), dropout)
         state = tuple(x[None].contiguous() for x in reading.state)
-        hidden, _ = self.writer(written, state)  # (B, T, D)
-        related = F.scaled_dot_product_attention(*self.heads(hidden), is_causal=True)
-        scores, attention, share = self.choose(hidden, related, reading, dropout)
+        hidden, _ = self.writer(self.embed(captions), state)  # (B, T, D)
+        written = heads(self.query_key_value(hidden), 3)
+        related = F.scaled_dot_product_attention(*written, is_causal=True)
+        scores, attention, share = self.choose(hidden, related, reading)
         chosen = scores.log_softmax(dim=2).gather(2, after[:, :, None]).exp()  # (B, T, 1)
         same = reading.tokens[:, None] == after[:, :, None]  # (B, T, L)
         copied = (attention * same).sum(dim=2, keepdim=True)
@@ -143,13 +137,12 @@ class Completer(nn.Module):
         weights = list(self.writer.parameters())
         word = prompts.new_full((len(prompts),), START)
         going, written = word == START, []
-        sizes = 2, len(prompts), self.num_heads, 0, hidden.shape[1] // self.num_heads
-        past = hidden.new_empty(sizes)  # keys and values, (2, B, N, t, D/N)
+        past = reading.keys_values[:, :, :, :0]  # of what is written, (2, B, N, t, D/N)
         for t in range(uniforms.shape[1]):
             hidden, cell = torch.lstm_cell(self.embed(word), (hidden, cell), *weights)
-            heads = self.heads(hidden[:, None])
-            past = torch.cat([past, heads[1:]], dim=3)
-            related = F.scaled_dot_product_attention(heads[0], *past)
+            query, *now = heads(self.query_key_value(hidden[:, None]), 3)
+            past = torch.cat([past, torch.stack(now)], dim=3)
+            related = F.scaled_dot_product_attention(query, *past)
             scores, attention, share = self.choose(hidden[:, None], related, reading)
             scores, attention, share = (x[:, 0].float() for x in (scores, attention, share))
             odds = (1 - share) * scores.softmax(dim=1)  # (B, V)
@@ -163,12 +156,9 @@ class Completer(nn.Module):
         return [[i for i in row if i != PAD] for row in torch.stack(written, dim=1).tolist()]
 
 
-def drop(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    """x, a share DROPOUT of it 0 and the rest larger; as it is without a generator."""
-    if generator is None:
-        return x
-    kept = torch.empty_like(x).bernoulli_(1 - DROPOUT, generator=generator)
-    return x * kept / (1 - DROPOUT)
+def heads(x: Tensor, num: int) -> Tensor:
+    """(B, T, num * D) -> queries, keys, values of so many heads: (num, B, N, T, D/N)."""
+    return x.unflatten(2, (num, NUM_HEADS, -1)).permute(2, 0, 3, 1, 4)
 
 
 def sample(odds: Tensor, uniform: Tensor, temperature: float) -> Tensor:

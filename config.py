@@ -114,22 +114,24 @@ class ModelConfig:
     text_encoder: str = hidden("both", TEXT_ENCODERS)  # what reads captions
     text_dim: int = hidden(192)  # width of words and of pooled text; an even number
     max_tokens: int = hidden(64)  # longer captions are cut
-    num_heads: int = hidden(4, positive=True)  # of every attention
+    num_heads: int = hidden(4, positive=True)  # of every attention but the completer's
     completer_dim: int = hidden(128)  # width of what completes prompts; 0: they are drawn as typed
     channels: tuple[int, ...] = hidden((168, 128, 84, 56, 32, 24))  # at 4, 8, 16, 32, 64, 128 px
+    word_attentions: int = hidden(3)  # of the first feature maps: at 4, 8 and 16 px
+    refine: bool = hidden(True)  # one more convolution before the layers
     num_layers: int = hidden(6, positive=True)  # that an image is composed of
     augmentation_dim: int = hidden(len(AUGMENTATIONS))  # columns that the decoder is told
     prior_couplings: int = hidden(6)  # of the flow; an even number restores the order
     prior_dim: int = hidden(128, positive=True)  # width of its networks; not tuned
-    mask_scale: float = hidden(2.3, positive=True)  # of mask logits when drawing; 1: doubt is mixed
+    mask_scale: float = hidden(3.2, positive=True)  # of mask logits when drawing; 1: doubt is mixed
     truncation: float = hidden(0.85)  # of the noise when drawing, so that samples vary as images do
     max_latent: float = hidden(3.0, positive=True)  # when drawing: training shows few beyond
 
     def __post_init__(self) -> None:
         check_values(self)
         sizes = (self.text_dim // 2, *self.channels)
-        if self.completer_dim % (2 * self.num_heads or 1):
-            raise UserError("completer_dim must be a multiple of twice num_heads, or 0")
+        if self.completer_dim % 8:  # completion.NUM_HEADS
+            raise UserError("completer_dim must be a multiple of 8, or 0")
         if self.text_dim % 2 or any(c < 1 or c % self.num_heads for c in sizes):
             raise UserError("num_heads must divide half of text_dim and every entry of channels")
         if len(self.channels) < len(self.resolutions):
@@ -157,7 +159,7 @@ class Recipe:
     latents.py) is a constant beside its use.
     """
 
-    images: int = setting(96_000, "length of the run, in images seen", positive=True)
+    images: int = setting(80_000, "length of the run, in images seen", positive=True)
     batch_size: int = setting(64, "images a step", positive=True)
     lr: float = setting(1.5e-3, "largest learning rate", positive=True)
     seed: int = setting(0, "decides everything that is random; same seed, same bits on a CPU")
@@ -179,7 +181,7 @@ class Recipe:
     swd_weight: float = hidden(3.0)  # of sliced Wasserstein and colour loss; 0: blurred
     swd_filters: int = hidden(4, positive=True)  # of it, at each scale
     swd_scales: int = hidden(2, positive=True)  # full size, half of it, ...
-    swd_mask_scale: float = hidden(2.0, positive=True)  # of what it sees; drawing goes beyond
+    late_mask_scale: float = hidden(2.0, positive=True)  # that losses see once swd_ramp begins
     kl_weight: float = hidden(7e-4)  # price of a nat that a latent tells; higher: less varied
     prior_weight: float = hidden(0.01)  # out of the clip's way; it learns from nothing else
     prior_samples: int = hidden(4, positive=True)  # latents of each image that it is fitted to
@@ -190,7 +192,7 @@ class Recipe:
     completer_only: bool = setting(False, "the decoder stays as it is; goes with --init-from")
     completer_pairs: int = hidden(2, positive=True)  # of prompt and caption, for each image seen
     completer_prompts: str = hidden("auto", ("auto", "captions", "parts"))  # what prompts are
-    completer_lr_ratio: float = hidden(2.0)  # to the rate of the decoder's AdamW
+    completer_lr_ratio: float = hidden(0.6)  # to the rate of the decoder's AdamW
     # The optimizers.
     max_grad_norm: float = hidden(1.0, positive=True)  # gradients are clipped to it
     adam_betas: tuple[float, ...] = hidden((0.9, 0.99))  # the second is low, as runs are short

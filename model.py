@@ -129,7 +129,7 @@ class WordAttention(nn.Module):
 
     def __init__(self, channels: int, size: int, text_dim: int, num_heads: int):
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.size = num_heads, size
         self.positions = nn.Parameter(torch.empty(size * size, channels))
         self.norm = nn.LayerNorm(channels)
         self.query = nn.Linear(channels, channels)
@@ -146,7 +146,11 @@ class WordAttention(nn.Module):
         """x (B, C, H, W), words (B, L, D), mask (B, L) -> (B, C, H, W), weights (B, N, HW, L)."""
         height, width = x.shape[2:]
         x = x.flatten(2).transpose(1, 2)  # (B, HW, C)
-        query = self.query(self.norm(x) + self.positions)
+        positions = self.positions
+        if len(positions) > height * width:  # of the first training images, which are smaller
+            grid = positions.T.unflatten(1, (self.size, self.size))  # (C, S, S)
+            positions = F.adaptive_avg_pool2d(grid, (height, width)).flatten(1).T
+        query = self.query(self.norm(x) + positions)
         key, value = self.key_value(words).chunk(2, dim=2)
         attended, weights = attend(query, key, value, mask, self.num_heads)
         x = x + self.out(attended)
@@ -198,30 +202,15 @@ def composite(layers: Tensor, mask_scale: float) -> Tensor:
 
 def upgrade_weights(state_dict: dict) -> dict:
     """Weights as they are called today: without the prefixes of torch.compile and of wrappers for
-    several devices, and of files that were saved when `flow` was the prior."""
+    several devices. Older decoders looked at words twice, and ended without `refine`."""
     prefixes = re.compile(r"^(module\.|_orig_mod\.)+")
     state_dict = {prefixes.sub("", n) if isinstance(n, str) else n: w
                   for n, w in state_dict.items()}  # fmt: skip
     extra = state_dict.get("_extra_state")
-    config = extra.get("config") if isinstance(extra, dict) else None
-    if not isinstance(config, dict):
+    if not isinstance(extra, dict) or not isinstance(extra.get("config"), dict):
         return state_dict
-    if "completer_dim" not in config:  # of before there was a completer
-        config = config | {"completer_dim": 0}
-        state_dict = state_dict | {"_extra_state": extra | {"config": config}}
-    if "sharpness" not in config:
-        return state_dict
-    config = {
-        # What was constant then.
-        "num_layers": 6, "augmentation_dim": 8, "prior_couplings": 6, "prior_dim": 128,
-        "truncation": 0.85, "max_latent": 3.0, "mask_scale": config["sharpness"],
-        **{name: value for name, value in config.items() if name != "sharpness"},
-    }  # fmt: skip
-    names = {n: n.replace("flow.", "prior.", 1) if str(n).startswith("flow.") else n
-             for n in state_dict}  # fmt: skip
-    return {names[n]: w for n, w in state_dict.items()} | {
-        "_extra_state": extra | {"config": config}
-    }
+    config = {"word_attentions": 2, "refine": False, **extra["config"]}
+    return state_dict | {"_extra_state": extra | {"config": config}}
 
 
 def check_fit(weights: dict, expected: dict) -> None:
@@ -279,20 +268,23 @@ class TextToImageModel(nn.Module):
         self.condition = nn.Linear(input_dim + config.augmentation_dim, condition_dim)
         self.word_attention = nn.ModuleList(
             WordAttention(c, size, config.text_dim, config.num_heads)
-            for c, size in zip(channels, sizes[:2], strict=False)
+            for c, size in zip(channels, sizes[: config.word_attentions], strict=False)
         )
         self.decoder = nn.ModuleList(
             UpsamplingBlock(channels[i], channels[i + 1], condition_dim)
             for i in range(len(sizes) - 1)
         )
+        # Corners need one more convolution at the last size; `to_layers` saves as much again.
+        last, kernel = channels[len(sizes) - 1], 1 if config.refine else 3
+        self.refine = nn.Conv2d(last, last, 3, padding=1) if config.refine else None
         # A colour for each layer, and its mask at four sub-pixels.
-        self.to_layers = nn.Conv2d(channels[len(sizes) - 1], config.num_layers * 7, 3, padding=1)
+        self.to_layers = nn.Conv2d(last, config.num_layers * 7, kernel, padding=kernel // 2)
         if not self.to_layers.weight.is_meta:  # where only shapes matter
             self._initialise()
         self.completer = None
         if config.completer_dim:
             dim, reader = config.completer_dim, BidirectionalLSTM(config.completer_dim)
-            self.completer = Completer(len(tokenizer), dim, config.num_heads, reader)
+            self.completer = Completer(len(tokenizer), dim, reader)
 
     @torch.no_grad()
     def _initialise(self) -> None:
@@ -315,6 +307,8 @@ class TextToImageModel(nn.Module):
             nn.init.kaiming_normal_(block.skip.weight, nonlinearity="linear")
             block.conv2.weight.mul_(len(self.decoder) ** -0.5)
             block.film.weight.zero_()
+        if self.refine:
+            self.refine.weight.mul_(len(self.decoder) ** -0.5)
         for coupling in self.prior.couplings:  # latents start as the noise itself
             coupling.net[-1].weight.zero_()
         # Attention over words starts at nothing: a plain decoder at first.
@@ -341,7 +335,7 @@ class TextToImageModel(nn.Module):
             tokens: (B, L) int64, from `tokenize`.
             noise: (B, Z) float, standard normal.
             return_attention: also return a dict of attention weights: "self" (B, N, L, L),
-                "words_4x4" (B, N, 16, L) and "words_8x8" (B, N, 64, L), as far as configured.
+                "words_4x4" (B, N, 16, L), "words_8x8" and "words_16x16", as far as configured.
 
         Returns:
             images (B, 3, H, W) float32, about -1..1; not clamped.
@@ -391,6 +385,8 @@ class TextToImageModel(nn.Module):
             if block is not None:
                 x = block(x, condition, double=i < len(self.decoder) - self.halvings)
 
+        if self.refine:
+            x = x + self.refine(F.leaky_relu(x, 0.2))
         layers = self.to_layers(F.leaky_relu(x, 0.2))  # (B, 7K, h/2, w/2)
         layers = layers.to(torch.float32, memory_format=torch.contiguous_format)
         return layers.unflatten(1, (7, self.config.num_layers)), weights

@@ -114,8 +114,8 @@ def compute_losses(
     with torch.autocast(real.device.type, torch.bfloat16, enabled=fast):
         text, latents = model.encode(batch.tokens), batch.noise  # (R, B, Z)
         if clock.latent > 0:  # not noise, but what the caption leaves open
-            drawn = ema.predict_mean(batch.tokens, batch.augmentation)
-            mean, log_std = posterior(real, drawn)  # (B, Z) each
+            mean_drawing = ema.predict_mean(batch.tokens, batch.augmentation)
+            mean, log_std = posterior(real, mean_drawing)  # (B, Z) each
             latents = mean + log_std.exp() * batch.noise  # (R, B, Z)
             losses["kl_loss"] = kl_divergence(mean, log_std)
         layers, _ = model.decode(text, latents[0], batch.augmentation)
@@ -123,14 +123,15 @@ def compute_losses(
         pooled = text.pooled.detach().repeat(len(latents), 1)
         samples = latents.detach().flatten(0, 1)  # (R * B, Z)
         losses["prior_loss"] = model.prior.negative_log_likelihood(samples, pooled)
-    losses["regression_loss"] = regression_loss(composite(layers, mask_scale=1), real)
+    # Once sharpness counts, all terms see sharper masks; drawing goes beyond that.
+    drawn = composite(layers, recipe.late_mask_scale if clock.swd > 0 else 1)  # (B, 3, h, w)
+    losses["regression_loss"] = regression_loss(drawn, real)
     if clock.swd > 0:
-        sharp = composite(layers, recipe.swd_mask_scale)  # (B, 3, h, w)
         filters = generator_for(recipe.seed, 3, clock.images_seen)
         losses["swd_loss"] = sliced_wasserstein_loss(
-            sharp, real, filters, recipe.swd_filters, recipe.swd_scales
+            drawn, real, filters, recipe.swd_filters, recipe.swd_scales
         )
-        losses["colour_loss"] = colour_loss(sharp, real)
+        losses["colour_loss"] = colour_loss(drawn, real)
     return losses
 
 
@@ -392,8 +393,7 @@ def train(
             objective = total
             if model.completer:
                 pairs = completer_batch(dataset, model, config, before, num, whole)
-                dropout = generator_for(config.seed, 5, before, device)
-                losses["completion_loss"] = model.completer.loss(*pairs, dropout)
+                losses["completion_loss"] = model.completer.loss(*pairs)
                 objective = total + losses["completion_loss"]  # of weights of its own
 
             # Update

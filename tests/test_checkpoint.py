@@ -17,7 +17,7 @@ import torch
 import checkpoint
 import evaluate
 from checkpoint import Progress
-from config import EvaluateConfig, ModelConfig, Recipe, TrainConfig, UserError, settings_of
+from config import EvaluateConfig, ModelConfig, TrainConfig, UserError, settings_of
 from files import previous
 from latents import PosteriorEncoder
 from model import TextToImageModel
@@ -27,7 +27,6 @@ from tokenizer import Tokenizer
 CONFIG = ModelConfig(image_size=32, text_dim=16, channels=(8, 8, 8), noise_dim=4)
 TOKENIZER = Tokenizer.learn(["red circle star"], min_count=1)
 SETTINGS = TrainConfig(**dataclasses.asdict(CONFIG))
-BEFORE = dataclasses.replace(SETTINGS, completer_dim=0, any_caption=True)  # as runs were once
 
 
 def weights(**changes) -> dict:
@@ -65,34 +64,6 @@ def run_state(settings: TrainConfig = SETTINGS) -> dict:
         "model": model.state_dict(), "ema": ema, "posterior": posterior.state_dict(),
         "optimizers": [o.state_dict() for o in optimizers],
     }  # fmt: skip
-
-
-def old_run_state() -> dict:
-    """The same, as train.py wrote it when the posterior was called an encoder, half way through
-    the small images."""
-    state = run_state(BEFORE)
-    del state["best_completer"]
-    names = {"posterior": "encoder", "unlogged": "sums"}
-    state = {names.get(n, n): value for n, value in state.items() if n != "halvings"}
-    later = {f.name for cls in (Recipe, ModelConfig) for f in dataclasses.fields(cls)} - {
-        "images", "batch_size", "lr", "seed", "augment", "flip", "shuffle_tags", "min_count",
-        "precision", "word_dropout", "caption_dropout", "image_size", "text_encoder", "noise_dim",
-    }  # fmt: skip
-    state["config"] = {n: v for n, v in state["config"].items() if n not in later}
-    state["config"] |= {"latent": 7e-4, "sharpen": 3.0}
-    state["sums"] = {"sharpness_loss": [0.5], "latent_loss": [9.0]}
-    state["metrics"] = [{"images": 64, "split": "train", "flow_loss": 1.0},
-                        {"images": 64, "split": "validation", "energy_score": 0.1}]  # fmt: skip
-    state["data"] = {"train": "a", "validation": "of before the scenes had a split for tests"}
-    for part in ("model", "ema"):
-        extra = state[part].pop("_extra_state")
-        old = {n: v for n, v in extra["config"].items() if n in (
-            "image_size", "text_encoder", "text_dim", "max_tokens", "num_heads", "noise_dim",
-            "channels")}  # fmt: skip
-        old |= {"sharpness": 3.0, "halvings": 1}
-        state[part] = {n.replace("prior.", "flow."): v for n, v in state[part].items()}
-        state[part]["_extra_state"] = {"config": old, "tokenizer": extra["tokenizer"]}
-    return state
 
 
 def use(path: Path) -> None:
@@ -152,28 +123,18 @@ def test_a_model_is_loaded_from_a_path_that_is_a_text(tmp_path):
     assert torch.equal(model.draw(["red"], [0]), expected.draw(["red"], [0]))
 
 
-def test_a_run_of_the_version_before_goes_on(tmp_path):
-    torch.save(old_run_state() | {"best": {}}, tmp_path / "checkpoint.pth")
-    assert checkpoint.load_model(tmp_path / "checkpoint.pth").halvings == 1
-    torch.save(old_run_state(), tmp_path / "checkpoint.pth")
-    state = checkpoint.resume(BEFORE, tmp_path, {"train": "a", "validation": "b"})
-    assert state["halvings"] == 1 and state["unlogged"] == {"swd_loss": [0.5], "kl_loss": [9.0]}
-    assert state["metrics"] == [
-        {"images": 64, "split": "train", "prior_loss": 1.0},
-        {"images": 64, "split": "validation of before", "energy_score": 0.1},
-    ]
-    assert state["best"] == {}  # was measured on other scenes
-    cpu = torch.device("cpu")
-    networks, optimizers = checkpoint.networks_of(state, tmp_path / "x", BEFORE, cpu)
-    assert networks.model.config == dataclasses.replace(CONFIG, completer_dim=0, mask_scale=3.0)
-    assert all(o.state for o in optimizers)
-    state = old_run_state()
-    state["config"]["data"] = "birds"
+def test_a_run_of_another_version_is_refused_with_a_way_on(tmp_path):
+    """Its settings do not tell all that decides a run today."""
+    state = run_state()
     torch.save(state, tmp_path / "checkpoint.pth")
-    with pytest.raises(UserError, match="validation images or captions of the scenes"):
-        checkpoint.resume(SETTINGS, tmp_path, {"train": "a", "validation": "b"})
+    assert checkpoint.resume(SETTINGS, tmp_path, {"train": "a"})["images_seen"] == 64
     with pytest.raises(UserError, match="--set kl_weight was 0.0007, is 0.1"):
         checkpoint.resume(dataclasses.replace(SETTINGS, kl_weight=0.1), tmp_path, {"train": "a"})
+    del state["config"]["late_mask_scale"]
+    torch.save(state, tmp_path / "checkpoint.pth")
+    with pytest.raises(UserError, match=f"--run NAME --init-from {tmp_path}"):
+        checkpoint.resume(SETTINGS, tmp_path, {"train": "a"})
+    assert checkpoint.load_model(tmp_path / "checkpoint.pth").config == CONFIG
 
 
 def test_new_augmentations_start_at_nothing_in_weights_that_do_not_know_them(tmp_path):

@@ -60,7 +60,7 @@ def numpy_wasserstein(a: np.ndarray, b: np.ndarray, seed=0, num_filters=4, num_s
 
 def numpy_regression(a: np.ndarray, b: np.ndarray) -> float:
     """Of one image."""
-    squared = sum(np.mean(np.diff(a - b, axis=axis) ** 2) for axis in (1, 2))
+    squared = sum(8 * np.mean(np.diff(a - b, axis=axis) ** 2) for axis in (1, 2))
     for _ in range(3):  # full, half and quarter size
         squared += np.mean((a - b) ** 2)
         a, b = halve(a), halve(b)

@@ -16,6 +16,7 @@ from model import (
     BidirectionalLSTM,
     MultiHeadSelfAttention,
     TextToImageModel,
+    WordAttention,
     attend,
     composite,
     from_uint8,
@@ -155,6 +156,7 @@ def test_attention_weights_come_only_when_asked_for_and_change_nothing():
         "self": (4, 4, length, length),
         "words_4x4": (4, 4, 16, length),
         "words_8x8": (4, 4, 64, length),
+        "words_16x16": (4, 4, 256, length),
     }
 
 
@@ -330,15 +332,26 @@ def test_weights_that_know_of_more_augmentations_can_be_loaded():
     assert torch.equal(loaded.eval().draw(CAPTIONS, [0] * 4), model.draw(CAPTIONS, [0] * 4))
 
 
-def test_weights_of_before_the_prior_was_called_so_draw_the_same():
-    model = small_model(completer_dim=0)
-    old = {name.replace("prior.", "flow."): value for name, value in model.state_dict().items()}
-    config = dict(old["_extra_state"]["config"])
-    for name in ("num_layers", "augmentation_dim", "prior_couplings", "prior_dim", "truncation",
-                 "max_latent", "completer_dim"):  # fmt: skip
-        del config[name]
-    config |= {"sharpness": config.pop("mask_scale"), "halvings": 1}
-    old["_extra_state"] = old["_extra_state"] | {"config": config}
+def test_smaller_images_know_their_places_by_the_mean_of_those_that_they_cover():
+    """The first images of training: words are looked at on a grid of half the size."""
+    torch.manual_seed(0)
+    attention = WordAttention(8, 4, 16, 2)
+    nn.init.normal_(attention.positions)
+    half = WordAttention(8, 2, 16, 2)
+    positions = attention.positions.detach().numpy().reshape(2, 2, 2, 2, 8).mean(axis=(1, 3))
+    half.load_state_dict(attention.state_dict()
+                         | {"positions": torch.from_numpy(positions.reshape(4, 8))})  # fmt: skip
+    inputs = torch.randn(3, 8, 2, 2), torch.randn(3, 5, 16), torch.ones(3, 5, dtype=torch.bool)
+    torch.testing.assert_close(attention(*inputs), half(*inputs))
+
+
+def test_weights_of_the_decoder_of_before_draw_the_same():
+    """It looked at words at 4 and 8 px alone, and had no convolution before its layers."""
+    model = small_model(word_attentions=2, refine=False)
+    old = model.state_dict()
+    config = {name: value for name, value in old["_extra_state"]["config"].items()
+              if name not in ("word_attentions", "refine")}  # fmt: skip
+    old["_extra_state"] = old["_extra_state"] | {"config": config | {"halvings": 1}}
     loaded = TextToImageModel()
     loaded.load_state_dict(old)
     model.halvings = 1

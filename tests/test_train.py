@@ -803,7 +803,7 @@ def test_overfitting_is_told_before_all_terms_count(image_folder, monkeypatch, c
 def test_each_setting_of_a_term_changes_what_is_learnt(image_folder, monkeypatch):
     """Each in a run that differs from the first in nothing else."""
     short = {"images": 64, "sample_every": 64}
-    changed = {"swd_mask_scale": 1.0, "latent_ramp": (0.9, 1.0), "swd_ramp": (0.9, 1.0),
+    changed = {"late_mask_scale": 1.0, "latent_ramp": (0.9, 1.0), "swd_ramp": (0.9, 1.0),
                "kl_weight": 0.0, "swd_weight": 1.0, "swd_filters": 1, "swd_scales": 1,
                "grow_at": (), "muon_lr_ratio": 1.0, "muon_momentum": 0.5, "weight_decay": 0.5,
                "adam_betas": (0.5, 0.9), "max_grad_norm": 0.1, "prior_samples": 1,
