@@ -140,9 +140,9 @@ class Completer(nn.Module):
         past = reading.keys_values[:, :, :, :0]  # of what is written, (2, B, N, t, D/N)
         for t in range(uniforms.shape[1]):
             hidden, cell = torch.lstm_cell(self.embed(word), (hidden, cell), *weights)
-            query, *now = heads(self.query_key_value(hidden[:, None]), 3)
-            past = torch.cat([past, torch.stack(now)], dim=3)
-            related = F.scaled_dot_product_attention(query, *past)
+            now = heads(self.query_key_value(hidden[:, None]), 3)
+            past = torch.cat([past, now[1:]], dim=3)
+            related = F.scaled_dot_product_attention(now[0], *past)
             scores, attention, share = self.choose(hidden[:, None], related, reading)
             scores, attention, share = (x[:, 0].float() for x in (scores, attention, share))
             odds = (1 - share) * scores.softmax(dim=1)  # (B, V)
