@@ -123,7 +123,7 @@ class ModelConfig:
     augmentation_dim: int = hidden(len(AUGMENTATIONS))  # columns that the decoder is told
     prior_couplings: int = hidden(6)  # of the flow; an even number restores the order
     prior_dim: int = hidden(128, positive=True)  # width of its networks; not tuned
-    mask_scale: float = hidden(3.2, positive=True)  # of mask logits when drawing; 1: doubt is mixed
+    mask_scale: float = hidden(3.4, positive=True)  # of mask logits when drawing; 1: doubt is mixed
     truncation: float = hidden(0.85)  # of the noise when drawing, so that samples vary as images do
     max_latent: float = hidden(3.0, positive=True)  # when drawing: training shows few beyond
 
