@@ -387,7 +387,7 @@ def is_run_state(state: dict) -> bool:
                 for best, score in bests)
         and 0 <= state["seconds"] < 1e12
         and type(state["config"].get("images")) is int
-        and set(FIXED_ON_RESUME) <= state["config"].keys()
+        and state["config"].keys() <= {f.name for f in fields(TrainConfig)}
         and 0 <= state["start"] <= state["images_seen"]
         and len(state["optimizers"]) in (2, 4)
     )  # fmt: skip
@@ -405,6 +405,7 @@ def resume(config: TrainConfig, folder: Path, fingerprints: dict[str, str]) -> d
     if not is_run_state(state):
         raise UserError(f"{path} is no checkpoint of this version of train.py; --run NAME "
                         f"--init-from {folder} starts a new run from its weights")  # fmt: skip
+    # A setting that came later has a default that changes nothing, so that older runs go on.
     settings = {f.name: f for f in fields(config)}
     old, new = {n: f.default for n, f in settings.items()} | state["config"], asdict(config)
     told = {n: f"{name_of(settings[n])} was {old[n]!r}, is {new[n]!r}"

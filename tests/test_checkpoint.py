@@ -124,13 +124,13 @@ def test_a_model_is_loaded_from_a_path_that_is_a_text(tmp_path):
 
 
 def test_a_run_of_another_version_is_refused_with_a_way_on(tmp_path):
-    """Its settings do not tell all that decides a run today."""
+    """It was trained by a setting that is gone."""
     state = run_state()
     torch.save(state, tmp_path / "checkpoint.pth")
     assert checkpoint.resume(SETTINGS, tmp_path, {"train": "a"})["images_seen"] == 64
     with pytest.raises(UserError, match="--set kl_weight was 0.0007, is 0.1"):
         checkpoint.resume(dataclasses.replace(SETTINGS, kl_weight=0.1), tmp_path, {"train": "a"})
-    del state["config"]["late_mask_scale"]
+    state["config"]["swd_mask_scale"] = state["config"].pop("late_mask_scale")
     torch.save(state, tmp_path / "checkpoint.pth")
     with pytest.raises(UserError, match=f"--run NAME --init-from {tmp_path}"):
         checkpoint.resume(SETTINGS, tmp_path, {"train": "a"})

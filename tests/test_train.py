@@ -767,18 +767,6 @@ def test_weights_can_be_given_a_completer_and_draw_the_same_as_typed(image_folde
         tiny(image_folder, completer_only=True, init_from=str(old), completer_dim=0)
 
 
-def test_a_run_of_before_there_was_a_completer_goes_on_without_one(image_folder):
-    before = tiny(image_folder, completer_dim=0, any_caption=True, stop_after=48)
-    path = train.main(before) / "checkpoint.pth"
-    state = checkpoint.load(path)
-    del state["best_completer"], state["config"]["completer_dim"], state["config"]["any_caption"]
-    checkpoint.save(state, path)
-    with pytest.raises(UserError, match="any_caption was True, is False.*completer_dim was 0"):
-        train.main(tiny(image_folder))
-    run = train.main(dataclasses.replace(before, stop_after=0))
-    assert checkpoint.load(run / "checkpoint.pth")["images_seen"] == 96
-
-
 def test_overfitting_is_told_before_all_terms_count(image_folder, monkeypatch, capsys):
     original = train.validate
 
