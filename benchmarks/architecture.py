@@ -27,11 +27,12 @@ UP, MIDDLE, DOWN = 58, 37, 14  # rows: text, pooled text and latent, image
 DECODER = [  # what is done, and the shape that it leaves
     ("fully\nconnected", f"{A}×4×4"), ("attention\nto words", f"{A}×4×4"),
     ("upsampling\nblock", f"{B}×8×8"), ("attention\nto words", f"{B}×8×8"),
-    ("upsampling\nblock", f"{C}×16×16"), ("upsampling\nblock", f"{E}×32×32"),
+    ("upsampling\nblock", f"{C}×16×16"), ("attention\nto words", f"{C}×16×16"),
+    ("upsampling\nblock", f"{E}×32×32"),
     ("colours and\nmasks", f"{CONFIG.num_layers} layers\n7×32×32"),
     ("composite", "image\n3×64×64"),
 ]  # fmt: skip
-COLUMNS = [8.5 + 11.9 * i for i in range(len(DECODER))]
+COLUMNS = [7 + 10.75 * i for i in range(len(DECODER))]
 
 
 def main() -> None:
@@ -39,11 +40,11 @@ def main() -> None:
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(0, HEIGHT))
     axes.axis("off")
 
-    def box(x: float, y: float, text: str, colour: str, width: float = 9.2) -> None:
+    def box(x: float, y: float, text: str, colour: str, width: float = 8.8) -> None:
         corner = (x - width / 2, y - 3.5)
         style = {"boxstyle": "round,pad=0,rounding_size=0.8", "edgecolor": LINE}
         axes.add_patch(FancyBboxPatch(corner, width, 7, facecolor=colour, **style))
-        axes.text(x, y, text, ha="center", va="center", fontsize=8)
+        axes.text(x, y, text, ha="center", va="center", fontsize=7.5)
 
     def label(x: float, y: float, text: str, align: str = "center") -> None:
         axes.text(x, y, text, ha=align, va="center", fontsize=7.5, color="#333333")
@@ -85,11 +86,12 @@ def main() -> None:
         box(column, DOWN, text, IMAGE)
         label(column, DOWN - 4.6 - shape.count("\n"), shape)
     for left, right in zip(COLUMNS, COLUMNS[1:], strict=False):
-        arrow((left + 4.6, DOWN), (right - 4.6, DOWN))
+        arrow((left + 4.4, DOWN), (right - 4.4, DOWN))
     arrow((88.5, UP), (97, UP), (97, 21.5), (COLUMNS[1], 21.5), (COLUMNS[1], DOWN + 3.5))
-    arrow((COLUMNS[3], 21.5), (COLUMNS[3], DOWN + 3.5))
+    for column in (COLUMNS[3], COLUMNS[5]):
+        arrow((column, 21.5), (column, DOWN + 3.5))
     label(89, 22.8, "keys and values")
-    arrow((COLUMNS[0], 25), (1.5, 25), (1.5, 3), (COLUMNS[5], 3), (COLUMNS[5], DOWN - 6))
+    arrow((COLUMNS[0], 25), (1.5, 25), (1.5, 3), (COLUMNS[6], 3), (COLUMNS[6], DOWN - 6))
     for column in (COLUMNS[2], COLUMNS[4]):
         arrow((column, 3), (column, DOWN - 6))
     label(15, 4.3, f"{2 * D}; FiLM: scale and shift")

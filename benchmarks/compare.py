@@ -48,6 +48,9 @@ VARIANTS: dict[str, dict] = {
     # Captions.
     "any caption of an image, not the fullest": {"any_caption": True},
     # The model.
+    "words looked at on 4x4 and 8x8 alone": {"word_attentions": 2},
+    "no convolution before the layers": {"refine": False},
+    "masks as they are in training": {"late_mask_scale": 1.0},
     "1.5 times the channels": {"channels": (256, 192, 128, 80, 48, 32)},
     "two thirds of the channels": {"channels": (112, 84, 56, 36, 24, 16)},
     "an LSTM without attention": {"text_encoder": "lstm"},
