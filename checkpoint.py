@@ -387,7 +387,6 @@ def is_run_state(state: dict) -> bool:
                 for best, score in bests)
         and 0 <= state["seconds"] < 1e12
         and type(state["config"].get("images")) is int
-        and state["config"].keys() <= {f.name for f in fields(TrainConfig)}
         and 0 <= state["start"] <= state["images_seen"]
         and len(state["optimizers"]) in (2, 4)
     )  # fmt: skip
@@ -403,8 +402,12 @@ def resume(config: TrainConfig, folder: Path, fingerprints: dict[str, str]) -> d
         return None
     state = load(path, repair=True)
     if not is_run_state(state):
-        raise UserError(f"{path} is no checkpoint of this version of train.py; --run NAME "
-                        f"--init-from {folder} starts a new run from its weights")  # fmt: skip
+        raise UserError(f"{path} is no checkpoint of this version of train.py")
+    if gone := sorted(state["config"].keys() - {f.name for f in fields(config)}):
+        raise UserError(
+            f"{folder} was trained by an earlier version, with {', '.join(gone)}; --run NAME "
+            f"--init-from {folder} starts a new run from its weights"
+        )
     # A setting that came later has a default that changes nothing, so that older runs go on.
     settings = {f.name: f for f in fields(config)}
     old, new = {n: f.default for n, f in settings.items()} | state["config"], asdict(config)

@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from config import COMPLETER_HEADS
 from tokenizer import PAD, START, UNKNOWN, split_words
 
 END = START  # what begins a caption ends it, too
 MIN_SHARE = 0.02  # words less likely than this share of the likeliest are never written
-NUM_HEADS = 8  # of its attentions
 MAX_SHORT = 3  # words of a short caption
 ENOUGH_SHORT = 0.05  # share of short captions that shows how people type
 SAME = 0.1  # share of pairs whose prompt is the fullest caption itself
@@ -94,11 +94,13 @@ class Completer(nn.Module):
         """hidden (B, T, D), what the writer remembers; related (B, N, T, D/N), from self-attention
         -> scores of the vocabulary (B, T, V), attention to the words read (B, T, L), and the share
         of copying (B, T, 1)."""
+        mask = reading.mask[:, None]  # (B, 1, L)
         x = hidden + self.out(related.transpose(1, 2).flatten(2))
-        query, mask = heads(self.query_read(x), 1)[0], reading.mask[:, None]  # (B, 1, L)
+        query = heads(self.query_read(x), 1)[0]  # (B, N, T, D/N)
         found = F.scaled_dot_product_attention(query, *reading.keys_values, mask[:, None])
         x = x + self.out_read(found.transpose(1, 2).flatten(2))
-        scores = self.query(x) @ reading.words.transpose(1, 2) / math.sqrt(x.shape[2])  # (B, T, L)
+        scores = self.query(x) @ reading.words.transpose(1, 2)  # (B, T, L)
+        scores = scores / math.sqrt(x.shape[2])
         attention = scores.masked_fill(~mask, float("-inf")).softmax(dim=2)
         x = self.merge(torch.cat([x, attention @ reading.words], dim=2)).tanh()  # (B, T, D)
         x = x + self.mlp(x)
@@ -113,8 +115,9 @@ class Completer(nn.Module):
         after = F.pad(captions[:, 1:], (0, 1), value=PAD).scatter(1, ends, END)  # (B, T)
         state = tuple(x[None].contiguous() for x in reading.state)
         hidden, _ = self.writer(self.embed(captions), state)  # (B, T, D)
-        written = heads(self.query_key_value(hidden), 3)
-        related = F.scaled_dot_product_attention(*written, is_causal=True)
+        related = F.scaled_dot_product_attention(
+            *heads(self.query_key_value(hidden), 3), is_causal=True
+        )
         scores, attention, share = self.choose(hidden, related, reading)
         chosen = scores.log_softmax(dim=2).gather(2, after[:, :, None]).exp()  # (B, T, 1)
         same = reading.tokens[:, None] == after[:, :, None]  # (B, T, L)
@@ -137,11 +140,11 @@ class Completer(nn.Module):
         weights = list(self.writer.parameters())
         word = prompts.new_full((len(prompts),), START)
         going, written = word == START, []
-        past = reading.keys_values[:, :, :, :0]  # of what is written, (2, B, N, t, D/N)
+        past = reading.keys_values[:, :, :, :0]  # nothing is written yet: (2, B, N, 0, D/N)
         for t in range(uniforms.shape[1]):
             hidden, cell = torch.lstm_cell(self.embed(word), (hidden, cell), *weights)
             now = heads(self.query_key_value(hidden[:, None]), 3)
-            past = torch.cat([past, now[1:]], dim=3)
+            past = torch.cat([past, now[1:]], dim=3)  # (2, B, N, t, D/N)
             related = F.scaled_dot_product_attention(now[0], *past)
             scores, attention, share = self.choose(hidden[:, None], related, reading)
             scores, attention, share = (x[:, 0].float() for x in (scores, attention, share))
@@ -156,9 +159,10 @@ class Completer(nn.Module):
         return [[i for i in row if i != PAD] for row in torch.stack(written, dim=1).tolist()]
 
 
-def heads(x: Tensor, num: int) -> Tensor:
-    """(B, T, num * D) -> queries, keys, values of so many heads: (num, B, N, T, D/N)."""
-    return x.unflatten(2, (num, NUM_HEADS, -1)).permute(2, 0, 3, 1, 4)
+def heads(x: Tensor, parts: int) -> Tensor:
+    """Queries, keys or values, so many of them side by side (B, T, parts * D), taken apart for the
+    heads: (parts, B, N, T, D/N)."""
+    return x.unflatten(2, (parts, COMPLETER_HEADS, -1)).permute(2, 0, 3, 1, 4)
 
 
 def sample(odds: Tensor, uniform: Tensor, temperature: float) -> Tensor:

@@ -30,7 +30,7 @@ KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 # What the decoder is told of how a training image was changed, a column each (dataset.augment).
 AUGMENTATIONS = ("brightness", "contrast", "saturation", "warmth", "noise", "down", "right",
                  "mirror")  # fmt: skip
-OLD_SETTINGS = {"latent": "kl_weight", "sharpen": "swd_weight"}  # as older records call them
+COMPLETER_HEADS = 8  # of its attentions, but the one that copies
 RESULTS = Path("results")  # results/<run>/checkpoint.pth
 SHIPPED_WEIGHTS = Path(__file__).parent / "results_short" / "text_to_image_model.pth"
 FEW = 100  # images; fewer are not enough to learn from
@@ -118,7 +118,7 @@ class ModelConfig:
     completer_dim: int = hidden(128)  # width of what completes prompts; 0: they are drawn as typed
     channels: tuple[int, ...] = hidden((168, 128, 84, 56, 32, 24))  # at 4, 8, 16, 32, 64, 128 px
     word_attentions: int = hidden(3)  # of the first feature maps: at 4, 8 and 16 px
-    refine: bool = hidden(True)  # one more convolution before the layers
+    refine: bool = hidden(True)  # by a 3x3 convolution before the layers, which are 1x1 then
     num_layers: int = hidden(6, positive=True)  # that an image is composed of
     augmentation_dim: int = hidden(len(AUGMENTATIONS))  # columns that the decoder is told
     prior_couplings: int = hidden(6)  # of the flow; an even number restores the order
@@ -130,8 +130,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_values(self)
         sizes = (self.text_dim // 2, *self.channels)
-        if self.completer_dim % 8:  # completion.NUM_HEADS
-            raise UserError("completer_dim must be a multiple of 8, or 0")
+        if self.completer_dim % COMPLETER_HEADS:
+            raise UserError(f"completer_dim must be a multiple of {COMPLETER_HEADS}, or 0")
         if self.text_dim % 2 or any(c < 1 or c % self.num_heads for c in sizes):
             raise UserError("num_heads must divide half of text_dim and every entry of channels")
         if len(self.channels) < len(self.resolutions):
@@ -146,8 +146,8 @@ class ModelConfig:
 
     @property
     def max_halvings(self) -> int:
-        """Of the sides of training images: every block but the first can do without enlarging,
-        since words are looked at on both sides of that."""
+        """Of the sides of training images: every block but the first can do without enlarging, so
+        that words are still looked at on 4x4 and 8x8."""
         return len(self.resolutions) - 2
 
 
@@ -474,7 +474,7 @@ def settings_of(record: dict) -> dict:
     settings = record["train"] if isinstance(record.get("train"), dict) else {}
     for resumed in record.get("resumed", ()):
         settings = settings | resumed.get("changed", {})
-    return {OLD_SETTINGS.get(name, name): value for name, value in settings.items()}
+    return settings
 
 
 def as_text(value: Any) -> str:

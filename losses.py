@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-GRADIENT_WEIGHT = 8  # corners: of 1, small stars became pentagons
+GRADIENT_WEIGHT = 8  # small stars are drawn right in .91 then, in .00 with 1 (decoder_trials.json)
 
 
 def regression_loss(drawn: Tensor, real: Tensor) -> Tensor:
-    """Squared error at full, half and quarter size and of the gradients: content and place.
+    """Squared error at full, half and quarter size and of the gradients: content, place, corners.
 
     Squared inside an image: the median of all images with a caption is an empty background. The
     root of it over images: a caption that leaves much open has a large error that nothing can

@@ -147,9 +147,9 @@ class WordAttention(nn.Module):
         height, width = x.shape[2:]
         x = x.flatten(2).transpose(1, 2)  # (B, HW, C)
         positions = self.positions
-        if len(positions) > height * width:  # of the first training images, which are smaller
-            grid = positions.T.unflatten(1, (self.size, self.size))  # (C, S, S)
-            positions = F.adaptive_avg_pool2d(grid, (height, width)).flatten(1).T
+        if self.size > height:  # of the first training images
+            grid = positions.T.unflatten(1, (self.size, self.size))  # (C, size, size)
+            positions = F.avg_pool2d(grid, self.size // height).flatten(1).T  # (HW, C)
         query = self.query(self.norm(x) + positions)
         key, value = self.key_value(words).chunk(2, dim=2)
         attended, weights = attend(query, key, value, mask, self.num_heads)
@@ -202,15 +202,19 @@ def composite(layers: Tensor, mask_scale: float) -> Tensor:
 
 def upgrade_weights(state_dict: dict) -> dict:
     """Weights as they are called today: without the prefixes of torch.compile and of wrappers for
-    several devices. Older decoders looked at words twice, and ended without `refine`."""
+    several devices. Older decoders looked at words twice, and ended without `refine`; completers of
+    then are left out, so that such files draw as typed."""
     prefixes = re.compile(r"^(module\.|_orig_mod\.)+")
     state_dict = {prefixes.sub("", n) if isinstance(n, str) else n: w
                   for n, w in state_dict.items()}  # fmt: skip
     extra = state_dict.get("_extra_state")
     if not isinstance(extra, dict) or not isinstance(extra.get("config"), dict):
         return state_dict
-    config = {"word_attentions": 2, "refine": False, **extra["config"]}
-    return state_dict | {"_extra_state": extra | {"config": config}}
+    if "word_attentions" in extra["config"]:
+        return state_dict
+    config = extra["config"] | {"word_attentions": 2, "refine": False, "completer_dim": 0}
+    kept = {n: w for n, w in state_dict.items() if not str(n).startswith("completer.")}
+    return kept | {"_extra_state": extra | {"config": config}}
 
 
 def check_fit(weights: dict, expected: dict) -> None:
@@ -274,7 +278,8 @@ class TextToImageModel(nn.Module):
             UpsamplingBlock(channels[i], channels[i + 1], condition_dim)
             for i in range(len(sizes) - 1)
         )
-        # Corners need one more convolution at the last size; `to_layers` saves as much again.
+        # Corners need one more convolution at the last size; two thirds of what it costs are saved
+        # by `to_layers`, which is 1x1 then.
         last, kernel = channels[len(sizes) - 1], 1 if config.refine else 3
         self.refine = nn.Conv2d(last, last, 3, padding=1) if config.refine else None
         # A colour for each layer, and its mask at four sub-pixels.
@@ -335,7 +340,8 @@ class TextToImageModel(nn.Module):
             tokens: (B, L) int64, from `tokenize`.
             noise: (B, Z) float, standard normal.
             return_attention: also return a dict of attention weights: "self" (B, N, L, L),
-                "words_4x4" (B, N, 16, L), "words_8x8" and "words_16x16", as far as configured.
+                "words_4x4" (B, N, 16, L), "words_8x8" (B, N, 64, L) and "words_16x16" (B, N, 256,
+                L), as far as configured; with halvings, the last is of a smaller map.
 
         Returns:
             images (B, 3, H, W) float32, about -1..1; not clamped.
@@ -507,14 +513,11 @@ class TextToImageModel(nn.Module):
         if "_extra_state" not in state_dict and {"model", "ema", "images_seen"} <= set(state_dict):
             raise ValueError("this is a checkpoint of training, not a file of weights; "
                              "checkpoint.load_model(path) gives its model")  # fmt: skip
-        state_dict, halvings = upgrade_weights(state_dict), 0
+        state_dict = upgrade_weights(state_dict)
         extra = state_dict.get("_extra_state")
         if extra is not None:
             settings = dict(extra["config"])
-            halvings = settings.pop("halvings", 0)  # of files of before it was training's state
             config = ModelConfig(**settings | {"channels": tuple(settings["channels"])})
-            if halvings not in range(config.max_halvings + 1):
-                raise ValueError(f"halvings must be between 0 and {config.max_halvings}")
             tokenizer = Tokenizer.from_state_dict(extra["tokenizer"])
             with torch.device("meta"):  # shapes alone: nothing is allocated for what does not fit
                 expected = TextToImageModel(config, tokenizer).state_dict()
@@ -523,5 +526,5 @@ class TextToImageModel(nn.Module):
                 device, training = self.to_layers.weight.device, self.training
                 self._build(config, tokenizer)
                 self.to(device).train(training)
-        self.halvings = halvings
+        self.halvings = 0
         return super().load_state_dict(state_dict, strict=strict, assign=assign)

@@ -123,7 +123,7 @@ def compute_losses(
         pooled = text.pooled.detach().repeat(len(latents), 1)
         samples = latents.detach().flatten(0, 1)  # (R * B, Z)
         losses["prior_loss"] = model.prior.negative_log_likelihood(samples, pooled)
-    # Once sharpness counts, all terms see sharper masks; drawing goes beyond that.
+    # Once sharpness counts, all losses of the drawing see sharper masks; drawings go beyond that.
     drawn = composite(layers, recipe.late_mask_scale if clock.swd > 0 else 1)  # (B, 3, h, w)
     losses["regression_loss"] = regression_loss(drawn, real)
     if clock.swd > 0:
@@ -166,6 +166,8 @@ def track_best(progress: Progress, measured: dict, ema: TextToImageModel, recipe
             weights = copy.deepcopy(ema.state_dict())
             progress.best = {"images": seen, name: measured[name], "weights": weights}
         lowest = progress.best
+    elif recipe.noise_dim and ramp(recipe, seen, start, recipe.latent_ramp) > 0:
+        return ""  # the drawing at latent 0, which the other loss is of, is not fitted any more
     else:
         name, ending = "regression_loss", "; more images help, or a new run with --images {:d}"
         size = ema.config.image_size >> ema.halvings

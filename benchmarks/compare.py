@@ -40,6 +40,7 @@ VARIANTS: dict[str, dict] = {
     "12 filters, not 4": {"swd_filters": 12},
     "full size of images alone, twice swd_weight": {"swd_scales": 1, "swd_weight": 6.0},
     "swd_weight from 40 % of the run on, not 60": {"swd_ramp": (0.4, 0.6)},
+    "losses see masks as they are, not x2": {"late_mask_scale": 1.0},
     # The schedule and the optimizers.
     "full size from the first image on": {"grow_at": ()},
     "half the size until 40 %": {"grow_at": (0.4,)},
@@ -50,7 +51,6 @@ VARIANTS: dict[str, dict] = {
     # The model.
     "words looked at on 4x4 and 8x8 alone": {"word_attentions": 2},
     "no convolution before the layers": {"refine": False},
-    "masks as they are in training": {"late_mask_scale": 1.0},
     "1.5 times the channels": {"channels": (256, 192, 128, 80, 48, 32)},
     "two thirds of the channels": {"channels": (112, 84, 56, 36, 24, 16)},
     "an LSTM without attention": {"text_encoder": "lstm"},

@@ -77,7 +77,7 @@ def over_seeds(values: list[list[float]]) -> str:
 
 
 def length_of(folder: Path) -> tuple[int, float, str]:
-    """Images seen, minutes of training and hardware of a run; one beside others takes longer."""
+    """Images seen, minutes of training and hardware of a run."""
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     last = [line for line in lines if line["split"] == "train"][-1]
     hardware = json.loads((folder / "config.json").read_text())["hardware"]
@@ -109,7 +109,8 @@ def table() -> str:
     below = (
         f"Shares of drawings with all that the caption names and nothing else, by a strict rule; "
         f"of real scenes: 1. `python train.py`: {images[0]:,} images, "
-        f"{min(minutes[:-1]):.0f} minutes on {hardware[0]}, {len(seeds)} seeds, mean ± "
+        # The fastest: runs beside each other take longer.
+        f"{min(minutes[:-1]):.0f} minutes on {hardware[0]} by itself, {len(seeds)} seeds, mean ± "
         f"standard deviation. Shipped: {images[-1]:,} images, one seed, 95 % intervals over "
         f"captions. {size:.1f} M parameters. Scenes of the {about[0]['split']} split."
     )

@@ -112,6 +112,24 @@ def test_a_fresh_completer_guesses_among_all_words():
     assert nats == pytest.approx(math.log(50), rel=0.3)
 
 
+def test_eight_heads_look_at_the_words_read_and_at_no_padding():
+    torch.manual_seed(0)
+    completer, seen = Completer(50, 16, BidirectionalLSTM(16)), []
+    reading = completer.read(torch.tensor([[START, 5, 6, 7], [START, 9, PAD, PAD]]))
+    hidden, nothing = torch.randn(2, 3, 16), torch.zeros(2, 8, 3, 2)
+    completer.out_read.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    completer.choose(hidden - completer.out(torch.zeros(16)), nothing, reading)
+    reference = nn.MultiheadAttention(16, 8, batch_first=True)
+    query, key_value = completer.query_read, completer.key_value_read
+    reference.load_state_dict({
+        "in_proj_weight": torch.cat([query.weight, key_value.weight]),
+        "in_proj_bias": torch.cat([query.bias, key_value.bias]),
+        "out_proj.weight": torch.eye(16), "out_proj.bias": torch.zeros(16),
+    })  # fmt: skip
+    words, padding = reading.words, ~reading.mask
+    torch.testing.assert_close(seen[0], reference(hidden, words, words, padding)[0])
+
+
 # What is written
 
 

@@ -78,8 +78,6 @@ def test_a_run_can_be_repeated_from_its_record(tmp_path):
     assert parse("--config", str(path)) == told
     path.write_text(json.dumps(record | {"resumed": [{"changed": {"images": 9}}]}))
     assert parse("--config", str(path)) == dataclasses.replace(told, images=9)
-    path.write_text(json.dumps({"train": {"latent": 1e-3, "sharpen": 2.0}}))  # of before
-    assert parse("--config", str(path)) == TrainConfig(kl_weight=1e-3, swd_weight=2.0)
 
 
 def test_a_preset_counts_however_it_is_given(tmp_path):

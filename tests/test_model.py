@@ -345,19 +345,30 @@ def test_smaller_images_know_their_places_by_the_mean_of_those_that_they_cover()
     torch.testing.assert_close(attention(*inputs), half(*inputs))
 
 
-def test_weights_of_the_decoder_of_before_draw_the_same():
-    """It looked at words at 4 and 8 px alone, and had no convolution before its layers."""
+def test_weights_of_the_decoder_of_before_draw_the_same_as_typed():
+    """It looked at words at 4 and 8 px alone, had no convolution before its layers, and came with
+    another completer, or with none."""
     model = small_model(word_attentions=2, refine=False)
-    old = model.state_dict()
+    old = {n: w for n, w in model.state_dict().items() if "_read" not in n}
     config = {name: value for name, value in old["_extra_state"]["config"].items()
               if name not in ("word_attentions", "refine")}  # fmt: skip
-    old["_extra_state"] = old["_extra_state"] | {"config": config | {"halvings": 1}}
+    old["_extra_state"] = old["_extra_state"] | {"config": config}
     loaded = TextToImageModel()
     loaded.load_state_dict(old)
-    model.halvings = 1
     assert torch.equal(loaded.eval().draw(CAPTIONS, [0] * 4), model.draw(CAPTIONS, [0] * 4))
-    loaded.load_state_dict(model.state_dict())
-    assert loaded.halvings == 0  # is no part of the weights any more
+    assert loaded.completer is None and loaded.complete("red", 0) == "red"
+
+
+def test_the_last_features_are_refined_before_they_become_layers():
+    model, seen = small_model(), []
+    model.to_layers.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model.refine.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model(model.tokenize(CAPTIONS), torch.randn(4, 16))
+    before, after = seen  # of a leaky ReLU each, which can be undone
+    before, after = (torch.where(x < 0, x / 0.2, x) for x in (before, after))
+    refined = before + model.refine(nn.functional.leaky_relu(before, 0.2))
+    torch.testing.assert_close(after, refined, atol=1e-5, rtol=1e-5)
+    assert model.to_layers.kernel_size == (1, 1)
 
 
 def test_a_checkpoint_of_training_is_told_from_weights_in_one_sentence():
