@@ -134,11 +134,14 @@ def other_patterns(attributes: list[dict]) -> list[str]:
 
 def relations(split: str, num: int, size: int = judges.IMAGE_SIZE) -> TestSet:
     """Pairs of scenes of two objects: each one, and the one with its objects in each other's
-    places; both captions tell the objects in one order, and how the first stands to the second."""
+    places; both captions tell the objects in one order, and how the first stands to the second.
+    Their shapes differ: of two alike, both captions would be true of both scenes."""
     rng, found = fresh_random(split, 8), []
     while len(found) < 2 * num:
         scene = scenes.draw_attributes(rng, split, 2)
-        if not scenes.relation(*scene["objects"]) or scenes.split_of(exchange(scene)) != split:
+        a, b = scene["objects"]
+        alike = a["shape"] == b["shape"]
+        if alike or not scenes.relation(a, b) or scenes.split_of(exchange(scene)) != split:
             continue
         words, told = scenes.Words(rng), scenes.choose_told(rng)
         for turned in (scene, exchange(scene)):
