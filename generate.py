@@ -62,14 +62,15 @@ def read_prompts(config: GenerateConfig) -> list[str]:
     return once
 
 
-def file_name(prompt: str, seed: int) -> str:
-    """A name that carries prompt and seed, whatever the prompt holds; never a path."""
+def file_name(prompt: str, seed: int, how: str = "") -> str:
+    """A name that carries prompt, seed and how it is drawn, whatever the prompt holds; never a
+    path."""
     text = unicodedata.normalize("NFKC", prompt).lower()
     slug = re.sub(r"[^\w]+", "-", text).strip("-")[:40].strip("-")
     if slug.replace("-", " ") != text or not text:  # tell prompts apart that have lost something
         digest = hashlib.blake2b(prompt.encode("utf-8", "replace"), digest_size=8).hexdigest()
         slug = f"{slug or 'any'}-{digest}"
-    return f"{slug}-seed{seed}.png"
+    return f"{slug}-seed{seed}{how}.png"
 
 
 def shown(prompt: str) -> str:
@@ -146,7 +147,9 @@ def main(config: GenerateConfig) -> list[Path]:
     """Draw and write the images; returns where."""
     prompts = read_prompts(config)
     pairs = [(p, config.seed + i) for p in prompts for i in range(config.n)]
-    names = [file_name(prompt, seed) for prompt, seed in pairs]
+    how = f"-temperature{config.temperature:g}" if config.temperature != 1 else ""
+    how = "-as-typed" if config.as_typed else how
+    names = [file_name(prompt, seed, how) for prompt, seed in pairs]
     paths = output_paths(config, ["grid-" + names[0]] if config.grid else names)
     chosen, why = checkpoint.choose_weights(config.model)
     state, path = checkpoint.load_whole(chosen)

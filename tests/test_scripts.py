@@ -151,6 +151,15 @@ def test_prompts_that_look_alike_get_files_of_their_own():
     assert len({file_name(p, 0) for p in ("a b", "a, b", "a  b", "a/b", "A B!", "")}) == 6
 
 
+def test_the_same_prompt_drawn_in_another_way_gets_a_file_of_its_own(weights):
+    """Else --skip-existing would take one for the other."""
+    ways = {}, {"as_typed": True}, {"temperature": 0.5}, {"temperature": 0.0}
+    paths = [generate.main(GenerateConfig(["red"], weights, skip_existing=True, **way))[0].name
+             for way in ways]  # fmt: skip
+    assert paths == [f"red-seed0{how}.png"
+                     for how in ("", "-as-typed", "-temperature0.5", "-temperature0")]  # fmt: skip
+
+
 ODD_PROMPTS = [b"../../x", b"/etc/passwd", b"a\0b", b"x" * 5000, b"\xff\xfe red", b"a/b", b"C:\\x",
                "\u202eright to left \u05d0\u05d1".encode(), "\U0001f98a".encode()]  # fmt: skip
 

@@ -41,8 +41,8 @@ def test_what_is_wrong_is_found_and_spoils_all_unless_the_caption_leaves_it_open
 
 
 def test_scenes_of_relations_come_in_pairs_that_differ_in_places_and_in_the_relation_alone():
-    captions, images, asked = scene_sets.relations("test", 4)
-    assert len(captions) == len(images) == len(asked) == 8
+    captions, images, asked = scene_sets.relations("test", 16)
+    assert len(captions) == len(images) == len(asked) == 32
     for a, b in zip(asked[::2], asked[1::2], strict=True):
         places = [[o["place"] for o in x["objects"]] for x in (a, b)]
         assert places[0] == places[1][::-1] and a["named"] == b["named"]
@@ -50,6 +50,7 @@ def test_scenes_of_relations_come_in_pairs_that_differ_in_places_and_in_the_rela
         opposite = {"left": "right", "right": "left", "above": "below", "below": "above"}
         there, back = (scenes.relation(*x["objects"]) for x in (a, b))
         assert back == opposite[there]
+        assert scene_sets.compare(a, b)["all"] == 0  # no caption is true of both
 
 
 def test_other_patterns_are_sentences_that_training_never_shows():
