@@ -408,7 +408,8 @@ def resume(config: TrainConfig, folder: Path, fingerprints: dict[str, str]) -> d
             f"{folder} was trained by an earlier version, with {', '.join(gone)}; --run NAME "
             f"--init-from {folder} starts a new run from its weights"
         )
-    # A setting that came later has a default that changes nothing, so that older runs go on.
+    # A setting that came later has a default that changes nothing, so that older runs go on; where
+    # it would change something, another one was renamed, and the run is refused above.
     settings = {f.name: f for f in fields(config)}
     old, new = {n: f.default for n, f in settings.items()} | state["config"], asdict(config)
     told = {n: f"{name_of(settings[n])} was {old[n]!r}, is {new[n]!r}"

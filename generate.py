@@ -147,8 +147,8 @@ def main(config: GenerateConfig) -> list[Path]:
     """Draw and write the images; returns where."""
     prompts = read_prompts(config)
     pairs = [(p, config.seed + i) for p in prompts for i in range(config.n)]
-    how = f"-temperature{config.temperature:g}" if config.temperature != 1 else ""
-    how = "-as-typed" if config.as_typed else how
+    warmth = f"-temperature{config.temperature:g}" if config.temperature != 1 else ""
+    how = "-as-typed" if config.as_typed else warmth
     names = [file_name(prompt, seed, how) for prompt, seed in pairs]
     paths = output_paths(config, ["grid-" + names[0]] if config.grid else names)
     chosen, why = checkpoint.choose_weights(config.model)
