@@ -256,5 +256,6 @@ def draw_pair(captions: tuple[str, ...], rng: random.Random, whole: bool) -> tup
     target, u = fullest(captions), rng.random()
     if u < SAME + EMPTY:
         return (target if u < SAME else ""), target
-    caption = pick(rng, captions)
-    return (caption if whole else draw_part(caption, rng)), target
+    if whole:
+        return pick(rng, [c for c in captions if c != target] or captions), target
+    return draw_part(pick(rng, captions), rng), target

@@ -315,9 +315,17 @@ def completer_batch(
     first = int(chance.random() * LENGTHS) * wanted
     pairs = [draw_pair(c, chance, whole) for c in by_length[first : first + wanted]]
     prompts, captions = (model.tokenize(texts) for texts in zip(*pairs, strict=True))
-    words = (prompts != PAD) & (prompts != START)
-    hidden = torch.rand(prompts.shape, generator=rng).to(prompts.device) < recipe.word_dropout
-    return torch.where(words & hidden, UNKNOWN, prompts), captions
+    return insert_unknown(prompts, recipe.unknown_share, rng), captions
+
+
+def insert_unknown(prompts: Tensor, share: float, rng: torch.Generator) -> Tensor:
+    """Prompts (N, L) with an unknown word after so many of their words, in half of them: it means
+    nothing. Returns (N, L or more)."""
+    chance = torch.rand(len(prompts), 1 + prompts.shape[1], generator=rng).to(prompts.device)
+    chosen = (chance[:, :1] < 0.5) & (chance[:, 1:] < share) & (prompts != PAD)
+    both = torch.stack([prompts, torch.where(chosen, UNKNOWN, PAD)], dim=2).flatten(1)  # (N, 2 * L)
+    both = both.gather(1, (both == PAD).int().argsort(dim=1, stable=True))  # padding at the end
+    return both[:, : (both != PAD).sum(dim=1).max()]
 
 
 if __name__ == "__main__":

@@ -45,9 +45,9 @@ SPLITS = ("train", "validation", "unseen", "test")  # their order is in the seed
 KINDS = ("shape", "colour", "size", "place")  # of attribute that an object has
 NAMEABLE = ("size", "colour", "place", "background")  # the shape is always named
 TOLD = {"size": 0.5, "colour": 0.7, "place": 0.5, "background": 0.5}  # how often people do
-STYLES = (  # of captions as typed
-    "sentence", "sentence", "tags", "bare", "relation", "relation", "count", "count",
-)  # fmt: skip
+STYLES = {  # of captions as typed, and how often each; few scenes allow the last two
+    "sentence": 2, "tags": 1, "bare": 1, "free": 4, "relation": 12, "count": 6,
+}  # fmt: skip
 NUM_TYPED = 5  # captions as typed that a scene has, beside the plain one
 RELATIONS = {  # how a first object can be said to stand to a second one
     "left": ("to the left of", "left of"), "right": ("to the right of", "right of"),
@@ -258,8 +258,8 @@ def typed_caption(
             return None
         told = [kind for kind in told if kind not in differ]
     caption = {
-        "sentence": type_sentence, "tags": type_tags, "bare": type_bare, "relation": type_relation,
-        "count": type_count,
+        "sentence": type_sentence, "tags": type_tags, "bare": type_bare, "free": type_free,
+        "relation": type_relation, "count": type_count,
     }[style](attributes, rng, words, told)  # fmt: skip
     return caption, ("shape", *told)
 
@@ -357,6 +357,39 @@ def type_bare(attributes: dict, rng: random.Random, words: Words, told: list[str
     return pick(rng, (" ", " and ", " ")).join(things) + ground
 
 
+def type_free(attributes: dict, rng: random.Random, words: Words, told: list[str]) -> str:
+    """An object's size, colour and place in any order: small, a star, red and at the top; at the
+    top a star, it is red. Never all before the shape with the place first, nor the colour alone at
+    the end: these are for scene_sets.PATTERNS."""
+    article, place_first = pick(rng, ("a", "a", "the", "")), rng.random() < 0.5
+    verb = pick(rng, ("", " is ", " it is ", ", it is ", " that is "))
+    order = [kind for kind in NAMEABLE if kind in told and kind != "background"]
+    shuffle(rng, order)
+    cut = int(rng.random() * (len(order) + 1))
+    before, after = order[:cut], order[cut:]
+    if (not verb and not after and before[:1] == ["place"]) or (verb and after == ["colour"]):
+        before, after = after, before
+    things = []
+    for o in attributes["objects"]:
+        shape, called = words[o["shape"]], {kind: words[o[kind]] for kind in order}
+        rest = series([called[kind] for kind in after], rng)
+        if verb:
+            noun = [called[kind] for kind in before if kind != "place"] + [shape]
+            parts = [with_article(" ".join(noun), article)]
+            parts.insert(0 if place_first else 1, called["place"] if "place" in before else "")
+            things.append(" ".join(filter(None, parts)) + (verb + rest if rest else ""))
+        else:
+            parts = [series([called[kind] for kind in before], rng), with_article(shape, article)]
+            things.append(", ".join(filter(None, [*parts, rest])))
+    text = pick(rng, (" and ", "; ", ". ")).join(things)
+    return with_background(attributes, rng, words, told, "", text)
+
+
+def series(parts: list[str], rng: random.Random) -> str:
+    """a, b and c; a, b, c; of none, nothing."""
+    return pick(rng, (listed, listed, ", ".join))(parts) if parts else ""
+
+
 def type_relation(attributes: dict, rng: random.Random, words: Words, told: list[str]) -> str:
     """a red circle to the left of a blue star."""
     a, b = attributes["objects"]
@@ -392,11 +425,11 @@ def shuffle(rng: random.Random, items: list) -> None:
 def describe(attributes: dict, rng: random.Random) -> tuple[str, ...]:
     """The captions of a scene: the plain one, then NUM_TYPED as people type; none of these has more
     words than the plain one."""
-    words = Words(rng)
+    words, styles = Words(rng), [style for style, times in STYLES.items() for _ in range(times)]
     captions = [plain_caption(attributes, words)]
     most = num_words(captions[0])
     while len(captions) <= NUM_TYPED:
-        style = pick(rng, STYLES)
+        style = pick(rng, styles)
         found = typed_caption(attributes, rng, words, style, choose_told(rng))
         if found and num_words(found[0]) <= most:
             captions.append(found[0])
@@ -441,7 +474,9 @@ def compose(
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
     rng = random.Random((seed << 42) + (index << 2) + SPLITS.index(split))
     attributes = draw_attributes(rng, split)
-    return attributes, describe(attributes, rng), rng
+    # Captions have random numbers of their own: how people type does not change the drawing.
+    captions = describe(attributes, random.Random(int(rng.random() * 2**53)))
+    return attributes, captions, rng
 
 
 def render(

@@ -97,7 +97,7 @@ def attribute_sets(split: str, num: int, size: int) -> dict[str, TestSet]:
         "unseen_pairs": draw_scenes(split, many, 3, (1, 2), size=size, unseen=True),
         "three_objects": draw_scenes(split, few, 4, (3,), size=size),
         "any_words": draw_scenes(split, few, 10, (1, 2), "sentence", size=size),
-        "other_patterns": told._replace(captions=other_patterns(told.attributes)),
+        "other_patterns": told._replace(captions=other_patterns(split, told.attributes)),
     }
     for stream, (kind, named) in enumerate(OPEN.items(), 20):
         sets[kind] = draw_scenes(split, few, stream, (1, 2), "sentence", named, size)
@@ -114,21 +114,40 @@ def exchange(attributes: dict) -> dict:
     return attributes | {"objects": [a | {"place": b["place"]}, b | {"place": a["place"]}]}
 
 
-PATTERNS = (  # of one object, in words that training knows but in places that it never shows
-    "{place}, {colour} and {size}, a {shape}", "the {size} {shape} {place} is {colour}",
-    "a {shape}, {size}, {place}, its colour is {colour}", "{shape}: {colour}, {size}, {place}",
-    "{colour} is the {shape} {place} and it is {size}", "one {size} {shape} of {colour} {place}",
-)  # fmt: skip
-SENTENCES = ("a {ground} background with {things}", "{things}, and the background is {ground}",
-             "{things}; {ground} background")  # fmt: skip
+# Of one object, in words or in places that training never shows.
+PATTERNS = {
+    "validation": (
+        "{place}, {colour} and {size}, a {shape}", "the {size} {shape} {place} is {colour}",
+        "a {shape}, {size}, {place}, its colour is {colour}", "{shape}: {colour}, {size}, {place}",
+        "{colour} is the {shape} {place} and it is {size}",
+        "one {size} {shape} of {colour} {place}",
+    ),
+    "test": (  # others, so that nobody tunes on them
+        "{place} we see a {shape} that is {size} and {colour}",
+        "{colour} {shape}, {place}; {size}", "a {shape} coloured {colour}, {size}, sits {place}",
+        "the {shape} {place}: {size}, {colour}", "{size} and {colour}, the {shape} stands {place}",
+        "{place} is one {shape}, {colour}, {size}",
+    ),
+}  # fmt: skip
+SENTENCES = {
+    "validation": (
+        "a {ground} background with {things}", "{things}, and the background is {ground}",
+        "{things}; {ground} background",
+    ),
+    "test": (
+        "{things} in front of {ground}", "{ground} is the background of {things}",
+        "background: {ground}. {things}",
+    ),
+}  # fmt: skip
 
 
-def other_patterns(attributes: list[dict]) -> list[str]:
+def other_patterns(split: str, attributes: list[dict]) -> list[str]:
     """Captions that tell everything in sentences of a kind that training never shows."""
     captions = []
     for i, scene in enumerate(attributes):
-        things = " and ".join(PATTERNS[i % 6].format(**o) for o in scene["objects"])
-        captions.append(SENTENCES[i % 3].format(ground=scene["background"], things=things))
+        things = " and ".join(PATTERNS[split][i % 6].format(**o) for o in scene["objects"])
+        sentence = SENTENCES[split][i % 3]
+        captions.append(sentence.format(ground=scene["background"], things=things))
     return captions
 
 

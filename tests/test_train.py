@@ -592,6 +592,23 @@ def test_hidden_words_become_unknown_and_hidden_captions_empty():
     assert hide(word_dropout=0.0, caption_dropout=1.0) == [[2, 0, 0, 0], [2, 0, 0, 0]]
 
 
+def test_unknown_words_are_put_into_half_the_prompts_and_hide_no_word():
+    prompts = torch.tensor([[2, 5, 6, 0]] * 500 + [[2, 0, 0, 0]] * 500)
+    rng = torch.Generator().manual_seed(0)
+    found = dataset.insert_unknown(prompts, 0.15, rng)
+    known = [[i for i in row if i != 1] for row in found.tolist()]
+    assert [row[:3] for row in known] == [row[:3] for row in prompts.tolist()]
+    assert all(row == sorted(row, key=lambda i: i == 0) for row in found.tolist())
+    unknown = (found == 1).sum(dim=1).float()
+    assert unknown[:500].mean() == pytest.approx(0.5 * 0.15 * 3, abs=0.06)
+    assert (unknown[:500] > 0).float().mean() < 0.3
+    assert torch.equal(dataset.insert_unknown(prompts, 0.0, rng), prompts[:, :3])
+    assert dataset.insert_unknown(prompts, 1.0, rng)[0].tolist() in (
+        [2, 5, 6, 0, 0, 0],
+        [2, 1, 5, 1, 6, 1],
+    )
+
+
 def test_the_average_has_the_promised_half_life():
     model, ema = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
     model.weight.data.fill_(1.0)
@@ -728,7 +745,9 @@ def several_captions(folder) -> None:
 
 def test_the_decoder_learns_the_fullest_caption_and_the_completer_what_leads_to_it(image_folder):
     several_captions(image_folder)
-    config = tiny(image_folder, word_dropout=0.0, caption_dropout=0.0, min_count=1)
+    config = tiny(
+        image_folder, word_dropout=0.0, caption_dropout=0.0, unknown_share=0.0, min_count=1
+    )
     data, _ = train.open_data(config)
     model = TextToImageModel(config.model_config(), Tokenizer.learn(data.captions(), 1))
 
@@ -745,6 +764,11 @@ def test_the_decoder_learns_the_fullest_caption_and_the_completer_what_leads_to_
     assert len(prompts) == len(captions) == 16 * config.completer_pairs
     assert all(text.startswith("a flag of red and gold") for text in texts(captions))
     assert {"red"} < set(texts(prompts)) <= {"", "red", *texts(captions)}
+    strange = dataclasses.replace(config, unknown_share=0.5)
+    found = texts(dataset.completer_batch(data, model, strange, 0, 16, whole=True)[0])
+    assert [text.replace("<unk>", "").split() for text in found] == [
+        t.split() for t in texts(prompts)
+    ]
     prompts, _ = dataset.completer_batch(data, model, config, 0, 16, whole=False)
     assert not set(texts(prompts)) <= {"", "red", *texts(captions)}
     again, _ = dataset.completer_batch(data, model, config, 0, 16, whole=False)
