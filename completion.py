@@ -141,6 +141,8 @@ class Completer(nn.Module):
         word = prompts.new_full((len(prompts),), START)
         going, written = word == START, []
         past = reading.keys_values[:, :, :, :0]  # nothing is written yet: (2, B, N, 0, D/N)
+        may = torch.ones_like(self.vocabulary_bias)
+        may[[PAD, UNKNOWN]] = 0
         for t in range(uniforms.shape[1]):
             hidden, cell = torch.lstm_cell(self.embed(word), (hidden, cell), *weights)
             now = heads(self.query_key_value(hidden[:, None]), 3)
@@ -150,8 +152,9 @@ class Completer(nn.Module):
             scores, attention, share = (x[:, 0].float() for x in (scores, attention, share))
             odds = (1 - share) * scores.softmax(dim=1)  # (B, V)
             odds = odds.scatter_add(1, reading.tokens, share * attention)
-            odds[:, [PAD, UNKNOWN] if written else [PAD, UNKNOWN, END]] = 0
-            word = sample(odds, uniforms[:, t : t + 1], temperature)
+            if not written:
+                odds[:, END] = 0
+            word = sample(odds * may, uniforms[:, t : t + 1], temperature)
             going = going & (word != END)
             written.append(torch.where(going, word, PAD))
             if not going.any():
@@ -170,7 +173,9 @@ def sample(odds: Tensor, uniform: Tensor, temperature: float) -> Tensor:
     if temperature == 0:
         return odds.argmax(dim=1)
     odds = odds / odds.amax(dim=1, keepdim=True)
-    odds = torch.where(odds < MIN_SHARE, 0, odds.pow(1 / temperature))
+    odds = F.threshold(odds, MIN_SHARE, 0)
+    if temperature != 1:
+        odds = odds.pow(1 / temperature)
     up_to = odds.cumsum(dim=1)
     return (up_to <= uniform * up_to[:, -1:]).sum(dim=1).clamp(max=odds.shape[1] - 1)
 
