@@ -41,7 +41,7 @@ captions with all that was typed and no object more; `words_possible`: those who
 
 Other collections: `prompts_kept`, 300 prompts of one tag or up to three words of a held-out
 caption: how often the image that looks most like the drawing, out of all, has all these words in
-its captions.
+its captions; `known_prompts_kept`: the same of prompts whose words training has met often enough.
 
 R-precision: how often the caption of an image is closest to it among `candidates`, 100 if there are
 so many: the others random ("random"), or those that share most words with it ("hard"), out of all
@@ -292,7 +292,8 @@ def prompts_kept(
     amounts: Amounts,
 ) -> dict:
     """By system, "prompts_kept": how often the image that is nearest to the drawing of a prompt has
-    all its words in its captions. "shuffled": with the words of the next prompt.
+    all its words in its captions; "known_prompts_kept": the same of prompts without an unknown
+    word. "shuffled": with the words of the next prompt.
 
     seen: thumbnails of the training images.
     """
@@ -312,8 +313,11 @@ def prompts_kept(
         _, number = metrics.nearest(metrics.thumbnails(images), known)
         kept = [float(set(split_words(prompt)) <= words[n])
                 for prompt, n in zip(asked, number.tolist(), strict=True)]  # fmt: skip
-        rate = bootstrap(mean, torch.tensor(kept), resamples=amounts.resamples)
-        found[system] = {"prompts_kept": rate}
+        known_alone = [k for k, prompt in zip(kept, asked, strict=True)
+                       if not model.tokenizer.unknown_words(prompt)]  # fmt: skip
+        for name, values in (("prompts_kept", kept), ("known_prompts_kept", known_alone)):
+            rate = bootstrap(mean, torch.tensor(values), resamples=amounts.resamples)
+            found.setdefault(system, {})[name] = rate
     return found
 
 

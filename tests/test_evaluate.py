@@ -18,6 +18,7 @@ from dataset import CaptionedImages
 from evaluation import judges, metrics
 from evaluation.systems import SYSTEMS
 from model import TextToImageModel, from_uint8
+from tokenizer import Tokenizer
 
 FEW = evaluate.QUICK._replace(images=64, resamples=50, distance_resamples=20)
 
@@ -220,8 +221,18 @@ def test_short_prompts_are_parts_of_held_out_captions_and_kept_where_the_image_i
         images = held_out.batch([prompts.index(c) * len(held_out) // 20 for c in captions])[0]
         return from_uint8(images)
 
-    model = SimpleNamespace(completer=True, complete=lambda prompts, seeds: prompts, draw=draw)
+    tokenizer = Tokenizer.learn(["green and then blue"], min_count=1)  # red is unknown
+    model = SimpleNamespace(
+        completer=True, complete=lambda prompts, seeds: prompts, draw=draw, tokenizer=tokenizer
+    )
     seen = evaluate.thumbnails_of(dataset.once())
     found = evaluate.prompts_kept(model, dataset, "validation", prompts, seen, FEW)
     assert set(found) == {"drawn", "as typed", "shuffled"}
     assert found["drawn"]["prompts_kept"][0] == 1 > found["shuffled"]["prompts_kept"][0]
+
+    # Who draws something else where a word is unknown keeps all prompts of known words.
+    model.draw = lambda captions, seeds: draw(
+        ["green" if tokenizer.unknown_words(c) else c for c in captions], seeds
+    )
+    found = evaluate.prompts_kept(model, dataset, "validation", prompts, seen, FEW)["drawn"]
+    assert found["known_prompts_kept"][0] == 1 > found["prompts_kept"][0]
