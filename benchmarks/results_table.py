@@ -30,7 +30,7 @@ HEADLINES = {
     "tags": "tags",
     "relations": "*a circle left of a star*",
     "counts": "*two red circles*",
-    "other_patterns": "sentences never trained on",
+    "other_patterns": "sentences and words never trained on",
     "small_shapes": "single small objects",
     "smallest": "the worst shape of these",
     "edge_energy": "edge energy, drawn / real",
