@@ -21,7 +21,7 @@ from config import COMPLETER_HEADS
 from tokenizer import PAD, START, UNKNOWN, split_words
 
 END = START  # what begins a caption ends it, too
-MIN_SHARE = 0.02  # words less likely than this share of the likeliest are never written
+MIN_SHARE = 0.02  # words not likelier than this share of the likeliest are never written
 MAX_SHORT = 3  # words of a short caption
 ENOUGH_SHORT = 0.05  # share of short captions that shows how people type
 SAME = 0.1  # share of pairs whose prompt is the fullest caption itself
@@ -141,8 +141,8 @@ class Completer(nn.Module):
         word = prompts.new_full((len(prompts),), START)
         going, written = word == START, []
         past = reading.keys_values[:, :, :, :0]  # nothing is written yet: (2, B, N, 0, D/N)
-        may = torch.ones_like(self.vocabulary_bias)
-        may[[PAD, UNKNOWN]] = 0
+        allowed = torch.ones_like(self.vocabulary_bias)  # (V,)
+        allowed[[PAD, UNKNOWN]] = 0
         for t in range(uniforms.shape[1]):
             hidden, cell = torch.lstm_cell(self.embed(word), (hidden, cell), *weights)
             now = heads(self.query_key_value(hidden[:, None]), 3)
@@ -154,7 +154,7 @@ class Completer(nn.Module):
             odds = odds.scatter_add(1, reading.tokens, share * attention)
             if not written:
                 odds[:, END] = 0
-            word = sample(odds * may, uniforms[:, t : t + 1], temperature)
+            word = sample(odds * allowed, uniforms[:, t : t + 1], temperature)
             going = going & (word != END)
             written.append(torch.where(going, word, PAD))
             if not going.any():
@@ -255,8 +255,8 @@ def pick(rng: random.Random, choices: Sequence[str]) -> str:
 def draw_pair(captions: tuple[str, ...], rng: random.Random, whole: bool) -> tuple[str, str]:
     """A prompt, and the caption to write for it.
 
-    captions: of one image; whole: the prompt is one of them as it stands, so that nothing is added
-    that was not meant: the circle in "a red circle and a blue star" is not all there is.
+    captions: of one image; whole: the prompt is another one of them as it stands, so that nothing
+    is added that was not meant: the circle in "a red circle and a blue star" is not all there is.
     """
     target, u = fullest(captions), rng.random()
     if u < SAME + EMPTY:

@@ -319,8 +319,8 @@ def completer_batch(
 
 
 def insert_unknown(prompts: Tensor, share: float, rng: torch.Generator) -> Tensor:
-    """Prompts (N, L) with an unknown word after so many of their words, in half of them: it means
-    nothing. Returns (N, L or more)."""
+    """In half of the prompts (N, L), put an unknown word after a word, or at the beginning, this
+    often: the completer learns that it means nothing. share: 0..1. Returns (N, up to 2 * L)."""
     chance = torch.rand(len(prompts), 1 + prompts.shape[1], generator=rng).to(prompts.device)
     chosen = (chance[:, :1] < 0.5) & (chance[:, 1:] < share) & (prompts != PAD)
     both = torch.stack([prompts, torch.where(chosen, UNKNOWN, PAD)], dim=2).flatten(1)  # (N, 2 * L)

@@ -316,8 +316,9 @@ def prompts_kept(
         known_alone = [k for k, prompt in zip(kept, asked, strict=True)
                        if not model.tokenizer.unknown_words(prompt)]  # fmt: skip
         for name, values in (("prompts_kept", kept), ("known_prompts_kept", known_alone)):
-            rate = bootstrap(mean, torch.tensor(values), resamples=amounts.resamples)
-            found.setdefault(system, {})[name] = rate
+            if values:
+                rate = bootstrap(mean, torch.tensor(values), resamples=amounts.resamples)
+                found.setdefault(system, {})[name] = rate
     return found
 
 

@@ -359,8 +359,8 @@ def type_bare(attributes: dict, rng: random.Random, words: Words, told: list[str
 
 def type_free(attributes: dict, rng: random.Random, words: Words, told: list[str]) -> str:
     """An object's size, colour and place in any order: small, a star, red and at the top; at the
-    top a star, it is red. Never all before the shape with the place first, nor the colour alone at
-    the end: these are for scene_sets.PATTERNS."""
+    top a star, it is red and small. Of one object, never all before the shape with the place first,
+    nor the colour alone at the end: these are for scene_sets.PATTERNS."""
     article, place_first = pick(rng, ("a", "a", "the", "")), rng.random() < 0.5
     verb = pick(rng, ("", " is ", " it is ", ", it is ", " that is "))
     order = [kind for kind in NAMEABLE if kind in told and kind != "background"]
@@ -375,9 +375,10 @@ def type_free(attributes: dict, rng: random.Random, words: Words, told: list[str
         rest = series([called[kind] for kind in after], rng)
         if verb:
             noun = [called[kind] for kind in before if kind != "place"] + [shape]
-            parts = [with_article(" ".join(noun), article)]
-            parts.insert(0 if place_first else 1, called["place"] if "place" in before else "")
-            things.append(" ".join(filter(None, parts)) + (verb + rest if rest else ""))
+            noun = [with_article(" ".join(noun), article)]
+            place = [called["place"]] if "place" in before else []
+            noun = " ".join(place + noun if place_first else noun + place)
+            things.append(noun + (verb + rest if rest else ""))
         else:
             parts = [series([called[kind] for kind in before], rng), with_article(shape, article)]
             things.append(", ".join(filter(None, [*parts, rest])))

@@ -114,7 +114,7 @@ def exchange(attributes: dict) -> dict:
     return attributes | {"objects": [a | {"place": b["place"]}, b | {"place": a["place"]}]}
 
 
-# Of one object, in words or in places that training never shows.
+# Of one object: sentences, some with words, that training never shows.
 PATTERNS = {
     "validation": (
         "{place}, {colour} and {size}, a {shape}", "the {size} {shape} {place} is {colour}",

@@ -222,6 +222,8 @@ def test_a_pair_leads_to_the_fullest_caption_from_a_whole_one_or_a_part():
     whole = {draw_pair(captions, rng, whole=True) for _ in range(300)}
     assert {caption for _, caption in whole} == {captions[0]}
     assert {prompt for prompt, _ in whole} == {"", *captions}
+    prompts = [draw_pair(captions, rng, whole=True)[0] for _ in range(3000)]
+    assert prompts.count(captions[0]) / 3000 == pytest.approx(completion.SAME, abs=0.03)
     parts = {draw_pair(captions, rng, whole=False)[0] for _ in range(300)}
     assert {"white", "red", captions[0]} <= parts
 

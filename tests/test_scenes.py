@@ -233,7 +233,8 @@ def test_people_type_all_kinds_of_captions_and_short_ones_are_frequent(composed)
     typed = [caption for _, captions in composed["train"] for caption in captions[1:]]
     assert 0.05 < sum(len(c.split()) <= 3 for c in typed) / len(typed) < 0.3
     for words in ("two", "three", "left of", "to the right of", "above", "over", "below", "under",
-                  "there is", "a picture of", "the", "that is", ", white background"):  # fmt: skip
+                  "there is", "a picture of", "the", "that is", ", white background",
+                  "it is", "; "):  # fmt: skip
         assert sum(words in caption for caption in typed) > 20, words
     alike = [len({(o["shape"], o["colour"]) for o in a["objects"]}) < len(a["objects"])
              for a, _ in composed["train"]]  # fmt: skip

@@ -764,8 +764,8 @@ def test_the_decoder_learns_the_fullest_caption_and_the_completer_what_leads_to_
     assert len(prompts) == len(captions) == 16 * config.completer_pairs
     assert all(text.startswith("a flag of red and gold") for text in texts(captions))
     assert {"red"} < set(texts(prompts)) <= {"", "red", *texts(captions)}
-    strange = dataclasses.replace(config, unknown_share=0.5)
-    found, _ = dataset.completer_batch(data, model, strange, 0, 16, whole=True)
+    with_unknown = dataclasses.replace(config, unknown_share=0.5)
+    found, _ = dataset.completer_batch(data, model, with_unknown, 0, 16, whole=True)
     known, asked = ([[i for i in row if i > UNKNOWN] for row in rows.tolist()]
                     for rows in (found, prompts))  # fmt: skip
     assert known == asked and (found == UNKNOWN).any()
