@@ -169,7 +169,8 @@ def test_validation_completes_each_image_s_prompts_to_its_fullest_caption(tmp_pa
     assert asked[: len(asked) // 2] == asked[len(asked) // 2 :]
     fullest = [caption for _, caption in captions for _ in range(2)]
     assert [target for _, target in asked[:140]] == fullest
-    assert {prompt for prompt, _ in asked} >= {"red", captions[0][1]}
+    prompts = {prompt for prompt, _ in asked}
+    assert "red" in prompts and prompts & set(fullest)  # mostly short, sometimes the fullest itself
 
 
 def test_who_draws_what_was_held_out_is_right_sharp_and_ignores_the_noise(tmp_path):
