@@ -192,7 +192,7 @@ class Recipe:
     completer_only: bool = setting(False, "the decoder stays as it is; goes with --init-from")
     completer_pairs: int = hidden(2, positive=True)  # of prompt and caption, for each image seen
     completer_prompts: str = hidden("auto", ("auto", "captions", "parts"))  # what prompts are
-    unknown_share: float = hidden(0.15, fraction=True)  # of words with an unknown one behind
+    unknown_share: float = hidden(0.15, fraction=True)  # unknown words put into half the prompts
     completer_lr_ratio: float = hidden(0.6)  # to the rate of the decoder's AdamW
     # The optimizers.
     max_grad_norm: float = hidden(1.0, positive=True)  # gradients are clipped to it
