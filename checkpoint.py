@@ -408,6 +408,12 @@ def resume(config: TrainConfig, folder: Path, fingerprints: dict[str, str]) -> d
             f"{folder} was trained by an earlier version, with {', '.join(gone)}; --run NAME "
             f"--init-from {folder} starts a new run from its weights"
         )
+    # What was left to the collection then is so now.
+    left = {"images": 0, "min_count": 0, "latents": "auto"}
+    kept = {n: state["config"].get(n, v) for n, v in left.items() if getattr(config, n) == v}
+    if "latents" in kept and config.noise_dim == ModelConfig.noise_dim:
+        kept["noise_dim"] = state["config"].get("noise_dim", config.noise_dim)
+    config = dataclasses.replace(config, **kept)
     # A setting that came later has a default that changes nothing, so that older runs go on; where
     # it would change something, another one was renamed, and the run is refused above.
     settings = {f.name: f for f in fields(config)}

@@ -34,7 +34,23 @@ COMPLETER_HEADS = 8  # of its attentions, but the one that copies
 RESULTS = Path("results")  # results/<run>/checkpoint.pth
 SHIPPED_WEIGHTS = Path(__file__).parent / "results_short" / "text_to_image_model.pth"
 FEW = 100  # images; fewer are not enough to learn from
+# What a collection of so many training images asks for, where no flag does.
+SCENES_IMAGES = 80_000  # a run on the scenes sees
+EPOCHS = 40  # any other run sees each image about so often,
+FEWEST_SEEN, MOST_SEEN = 30_000, 600_000  # but so many in all
+MANY = 15_000  # images; of more, words that one caption has are no words to learn
+ALIKE = 3.0  # images for each caption, from which on latents tell them apart
 RESERVED = ("cache", "evaluation", "judges")  # folders of results/ that are no runs
+
+
+def run_length(num_images: int, scenes: bool) -> int:
+    """Images that a run on a collection of so many sees."""
+    return SCENES_IMAGES if scenes else min(max(FEWEST_SEEN, EPOCHS * num_images), MOST_SEEN)
+
+
+def word_minimum(num_images: int) -> int:
+    """How often captions of so many images hold a word that is worth learning."""
+    return 1 if num_images <= MANY else 2
 
 
 class UserError(ValueError):
@@ -110,7 +126,7 @@ class ModelConfig:
     """How large the model is and how it draws; stored with the weights."""
 
     image_size: int = setting(64, "width and height in pixels", IMAGE_SIZES)
-    noise_dim: int = setting(64, "width of the latent; 0: one image a caption")
+    noise_dim: int = hidden(64)  # width of the latent; 0: there is none
     text_encoder: str = hidden("both", TEXT_ENCODERS)  # what reads captions
     text_dim: int = hidden(192)  # width of words and of pooled text; an even number
     max_tokens: int = hidden(64)  # longer captions are cut
@@ -159,14 +175,16 @@ class Recipe:
     latents.py) is a constant beside its use.
     """
 
-    images: int = setting(80_000, "length of the run, in images seen", positive=True)
+    images: int = setting(0, "length of the run, in images seen; 0: from the collection")
     batch_size: int = setting(64, "images a step", positive=True)
     lr: float = setting(1.5e-3, "largest learning rate", positive=True)
     seed: int = setting(0, "decides everything that is random; same seed, same bits on a CPU")
     augment: float = setting(0.3, "fraction of training images that are varied", fraction=True)
     flip: bool = setting(False, "mirror half of the training images")
     shuffle_tags: bool = setting(False, "shuffle what commas separate in captions")
-    min_count: int = setting(2, "captions' words rarer than this are unknown")
+    min_count: int = setting(0, "rarer words of captions are unknown; 0: from the collection")
+    latents: str = setting("auto", "whether an image holds what no caption tells, from the seed; "
+                           "auto: from the collection", ("auto", "on", "off"))  # fmt: skip
     precision: str = hidden("auto", ("auto", "float32", "bfloat16"))  # of convolutions
     # The schedule. Fractions are of the run; a ramp goes from 0 at the first to 1 at the second.
     warm_up: int = hidden(3_000)  # images over which the rate rises; at most a tenth of the run
@@ -368,7 +386,7 @@ class CheckConfig(DataConfig):
     export: str = setting("", "layout to write", ("", "jsonl", "sidecar", "tar"))
     resized: bool = setting(False, "export images as training sees them, not as they are")
     image_size: int = setting(64, "width and height that training would use", IMAGE_SIZES)
-    min_count: int = setting(2, "captions' words rarer than this are unknown in training")
+    min_count: int = setting(0, "rarer words of captions are unknown in training; 0: as there")
     reports: str = setting("results/check", "folder for reports and sheets")
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ Beside the drawings, numbers for (each control must fail what is said of it):
     repeated    one real image for all captions: all, but perhaps its own sharpness
     retrieved   for each caption, the training image whose caption shares most words with it: all
                 attributes of captions that tell all (no training image has them), memorisation
+    trained on  drawings of N captions that were trained on, beside their own images: collections
 
 Frechet and kernel distances, density and coverage are taken from a reference of N other real
 images, held out too where there are so many, else of the training set, from which held-out ones may
@@ -47,7 +48,12 @@ R-precision: how often the caption of an image is closest to it among `candidate
 so many: the others random ("random"), or those that share most words with it ("hard"), out of all
 fullest captions, held out or trained on. A tie is a failure.
 
-`edge_energy`: mean squared gradient, drawings / real. `diversity`: variance over 8 seeds of the
+`text_dependence`: squared error of the drawing of another caption, as an image of this one, over
+that of its own drawing: 1 where captions are ignored. `own_nearest`: how often the own image is
+nearer to a drawing, in 16x16 thumbnails, than 99 other images at random. Both need no judge.
+
+`edge_energy`: mean squared gradient, drawings / real. `dots`: how far waves of period 2 pixels
+stand out from slightly longer ones, drawings / real. `diversity`: variance over 8 seeds of the
 random features of one caption, drawings / real images of that caption, for 128 captions (scenes:
 held out; elsewhere: training captions that several images share). `looks_copied`: drawings lie less
 than half as far from training images, all of them, as held-out ones do. Intervals: 95 %, bootstrap
@@ -177,6 +183,9 @@ def evaluate(
     drawn = shown["drawn"]
     rows = {name: evaluation.measure(images)
             for name, images in tqdm(shown.items(), "measuring", unit="system")}  # fmt: skip
+    rows["drawn"] |= systems.fit(drawn, real, resamples)
+    if not are_scenes(dataset):  # their training captions are as easy as those held out
+        rows["trained on"] = measure_trained_on(model, panel, training, reference, amounts)
     seen = thumbnails_of(training.images)
     for name in ("retrieved", "drawn"):
         copies, distance, number = metrics.memorisation(shown[name], real, seen, resamples)
@@ -212,6 +221,22 @@ def evaluate(
     title = f"Images of the {split} split, none picked"
     systems.save_samples(folder / "samples.png", model, dataset.other_split(split), title)
     return rows
+
+
+def measure_trained_on(
+    model: TextToImageModel,
+    panel: judges.Judges,
+    training: Training,
+    reference: Tensor,
+    amounts: Amounts,
+) -> dict:
+    """The numbers of drawings of captions that were trained on, beside their own images."""
+    numbers = training.numbers[: amounts.images]
+    captions, (real, _) = training.captions[: amounts.images], training.images.batch(numbers)
+    tests = TestSet(captions, real, [])
+    evaluation = systems.Evaluation(panel.encoder, tests, reference, training.captions, amounts)
+    drawn = draw(model, captions, list(range(len(captions))))
+    return evaluation.measure(drawn) | systems.fit(drawn, real, amounts.resamples)
 
 
 def evaluate_scenes(
@@ -333,7 +358,7 @@ def headline(rows: dict) -> dict:
     drawn = rows["drawn"] | shares(rows["drawn"])
     names = ("fully_told", "unseen_pairs", *scene_sets.OPEN, "relations", "counts",
              "other_patterns", "prompts_kept", "r_precision_random", "r_precision_hard",
-             "edge_energy", "diversity")  # fmt: skip
+             "text_dependence", "own_nearest", "edge_energy", "dots", "diversity")  # fmt: skip
     top = {name: drawn[name] for name in names if name in drawn}
     top["frechet_distance"] = drawn["frechet_distance_judge"]
     top["frechet_floor"] = rows["real"]["frechet_distance_judge"]

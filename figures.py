@@ -90,11 +90,11 @@ def resized(images: np.ndarray) -> np.ndarray:
 
 
 def save_loss_curves(path: Path, metrics: list[dict]) -> None:
-    """A curve for each split of each loss term and score over the images seen.
+    """A curve for each split of each loss term, score and ratio over the images seen.
 
     metrics: at least one line of metrics.jsonl.
     """
-    ends = ("_loss", "_score")
+    ends = ("_loss", "_score", "text_dependence")
     terms = list(dict.fromkeys(name for m in metrics for name in m if name.endswith(ends)))
     width = 5 * len(terms)  # inches
     figure = Figure(figsize=(width, 3.5), dpi=DPI)

@@ -16,6 +16,8 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +29,9 @@ from tqdm import tqdm
 import checkpoint
 import figures
 from checkpoint import Networks, Progress
+from completion import fullest
 from config import (
+    ALIKE,
     FEW,
     PRESETS,
     RESULTS,
@@ -40,6 +44,8 @@ from config import (
     provenance,
     reader_gone,
     run,
+    run_length,
+    word_minimum,
 )
 from dataset import (
     LOOKED_AT,
@@ -51,13 +57,16 @@ from dataset import (
     prompts_are_captions,
     training_batch,
 )
-from evaluation.metrics import completion_loss, validate
+from evaluation.metrics import completion_loss, fit, validate
 from evaluation.systems import save_samples
 from files import locked, write_text
 from losses import colour_loss, kl_divergence, regression_loss, sliced_wasserstein_loss
 from model import TextToImageModel, composite
 from tokenizer import SPECIAL_TOKENS, split_words
 
+LONG = 20_000  # images; how long fewer take is not told
+UPDATE = 1.15  # time of a step / of its losses and gradients
+IGNORED = 1.2  # text_dependence of training captions, below which training warns
 OVERFIT = 1.03  # times the lowest loss or score of held-out captions: where training warns
 
 
@@ -135,6 +144,25 @@ def compute_losses(
     return losses
 
 
+def step_losses(
+    dataset: CaptionedImages, networks: Networks, config: TrainConfig, clock: Clock, whole: bool
+) -> tuple[dict[str, Tensor], Tensor]:
+    """All losses of the step at this clock, each a scalar, and the weighted sum of the decoder's.
+    whole: what `prompts_are_captions` tells."""
+    model, seen = networks.model, clock.images_seen
+    model.halvings = networks.ema.halvings = clock.halvings
+    losses, total = {}, torch.zeros((), device=model.to_layers.weight.device)
+    if not config.completer_only:
+        batch = training_batch(dataset, model, config, seen)
+        losses = compute_losses(batch, networks, config, clock)
+        total = weighted_sum(losses, config, clock)
+    if model.completer:
+        num = min(config.batch_size, config.images - seen)
+        pairs = completer_batch(dataset, model, config, seen, num, whole)
+        losses["completion_loss"] = model.completer.loss(*pairs)
+    return losses, total
+
+
 def weighted_sum(losses: dict[str, Tensor], recipe: Recipe, clock: Clock) -> Tensor:
     """What is minimised."""
     weights = {
@@ -201,6 +229,23 @@ def track_best_completer(progress: Progress, measured: dict, ema: TextToImageMod
     return ""
 
 
+def doubt_captions(progress: Progress, config: TrainConfig, num_images: int) -> str:
+    """A warning where drawings of training captions have begun to be much the same, whatever the
+    caption, in the second half of a run; else ""."""
+    seen, lines = progress.images_seen, progress.metrics
+    found = [line["text_dependence"] for line in lines if line["split"] == "train"
+             and line["images"] >= config.images / 2 and "text_dependence" in line]  # fmt: skip
+    told = len(found) > 1 and found[-2] < IGNORED
+    if told or not found or found[-1] >= IGNORED:
+        return ""
+    return (
+        f"{seen:,} images: drawings hardly depend on captions: another caption's is wrong "
+        f"{found[-1]:.2f} times as much as its own, even for captions trained on; each image was "
+        f"seen {seen / num_images:.0f} times: do captions tell images apart? If so, more --images "
+        "help"
+    )
+
+
 class Stop:
     """Ctrl-C, SIGTERM and a closed terminal ask to stop after the step; a second one stops at once.
     Signals ignored at start (nohup) stay ignored. A closed pipe (`| head`) asks to stop, too."""
@@ -251,8 +296,8 @@ class Log:
         self.bar.set_postfix(loss=f"{values['total'] or values['completion_loss']:.4f}",
                              refresh=False)  # fmt: skip
 
-    def train(self, image_size: int, lr: float) -> None:
-        """A line of the means since the last one."""
+    def train(self, image_size: int, values: dict[str, float]) -> None:
+        """A line of the means since the last one, and of these values."""
         seen, seconds = self.progress.images_seen, self.progress.seconds
         unlogged, self.progress.unlogged = self.progress.unlogged, {}
         means = {"largest_total": max(unlogged.pop("total"))}  # spikes that recover show here
@@ -261,8 +306,8 @@ class Log:
         waited = self.data.seconds_waited - self.last_waited
         waiting = waited / max(1e-9, seconds - self.last_seconds)
         self.last_seconds, self.last_waited = seconds, self.data.seconds_waited
-        means |= {"lr": lr, "seconds": seconds, "images_per_second": speed,
-                  "fraction_of_seconds_waiting_for_data": waiting}  # fmt: skip
+        means |= values | {"seconds": seconds, "images_per_second": speed,
+                           "fraction_of_seconds_waiting_for_data": waiting}  # fmt: skip
         self.add("train", image_size, means)
 
     def add(self, split: str, image_size: int, values: dict[str, float]) -> None:
@@ -290,6 +335,31 @@ def open_data(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages]:
     return dataset, validation
 
 
+def images_per_caption(dataset: CaptionedImages) -> float:
+    """How many images share their fullest caption, on average, of LOOKED_AT images."""
+    captions = [fullest(several) for several in dataset.captions_of_each(LOOKED_AT)]
+    return len(captions) / len(set(captions))
+
+
+def settle(config: TrainConfig, dataset: CaptionedImages) -> TrainConfig:
+    """The settings of a new run, with those that the collection decides where they are left out.
+
+    Latents: words are learnt from fewer images without them, and where a caption has one image, or
+    two, they are not needed. With --init-from, they are as they were.
+    """
+    once = dataset.once()
+    images = config.images or run_length(len(once), scenes=not config.data)
+    min_count = config.min_count or word_minimum(len(once))
+    noise_dim, auto = config.noise_dim, config.latents == "auto"
+    if auto and config.init_from:
+        path, _ = checkpoint.choose_weights(config.init_from)
+        noise_dim = checkpoint.load_model(path).config.noise_dim
+    elif config.latents == "off" or (auto and config.data and images_per_caption(once) < ALIKE):
+        noise_dim = 0
+    latents = "on" if noise_dim else "off"
+    return replace(config, images=images, min_count=min_count, noise_dim=noise_dim, latents=latents)
+
+
 def describe(
     config: TrainConfig, model: TextToImageModel, dataset: CaptionedImages, whole: bool
 ) -> str:
@@ -301,14 +371,43 @@ def describe(
     num_words = len(model.tokenizer) - len(SPECIAL_TOKENS)
     few = f"  few images: {FEW} are the least that makes sense\n" if len(dataset) < FEW else ""
     prompts = "whole captions" if whole else "parts of captions"
+    latents = "what captions do not tell is drawn from the seed"
+    if not config.noise_dim:
+        latents = f"none, there are {images_per_caption(dataset):.1f} images for each caption"
     completer = f"  prompts: completed, as learnt from {prompts}\n" if model.completer else ""
     return (
-        f"{dataset.summary()}\n{few}{completer}"
+        f"{dataset.summary()}\n{few}{completer}  latents: {latents}\n"
         f"  vocabulary: {num_words:,} words; {num_cut:,} of {len(captions):,} captions cut to "
         f"{limit} tokens (the longest has {max(lengths)})\n"
         f"model: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
         f"{config.image_size} px"
     )
+
+
+def estimate_seconds(
+    dataset: CaptionedImages,
+    networks: Networks,
+    config: TrainConfig,
+    progress: Progress,
+    whole: bool,
+) -> float:
+    """How long the rest of a run takes here, by two steps in the middle of each of its stages, of
+    which nothing is learnt: early images are small, and later ones have more losses."""
+    marks = sorted({0.0, 1.0, *config.grow_at, config.latent_ramp[0], config.swd_ramp[0]})
+    done, seconds = progress.images_seen / config.images, 0.0
+    for first, last in pairwise(marks):
+        if last <= done:
+            continue
+        middle = replace(progress, images_seen=int((first + last) / 2 * config.images))
+        for _ in range(2):  # the first makes ready
+            began = time.monotonic()
+            losses, total = step_losses(dataset, networks, config, clock_at(config, middle), whole)
+            (total + losses.get("completion_loss", 0)).backward()
+            float(nn.utils.get_total_norm([p.grad for p in networks.model.parameters()
+                                           if p.grad is not None]))  # fmt: skip
+            took = time.monotonic() - began
+        seconds += UPDATE * took * (last - max(first, done)) * config.images / config.batch_size
+    return seconds
 
 
 def passed(before: int, after: int, interval: float) -> bool:
@@ -363,6 +462,7 @@ def train(
     precision = choose_precision(config.precision, device)
     fingerprints = {"train": dataset.fingerprint(), "validation": validation.fingerprint()}
     state = checkpoint.resume(config, folder, fingerprints)
+    config = TrainConfig(**state["config"]) if state else settle(config, dataset)
     state = state or checkpoint.new_state(config, fingerprints, dataset.captions())
     progress = Progress(**{name: state[name] for name in vars(Progress())})
     end = min(config.images, config.stop_after or config.images)
@@ -375,28 +475,24 @@ def train(
     whole = prompts_are_captions(dataset, config)
     about = provenance(device) | {"precision": str(precision)}
     print(f"{describe(config, model, dataset, whole)}, {device}, {precision}")
-    print(f"run: {folder}, {config.images:,} images, from image {progress.images_seen:,}")
+    sightings = config.images / len(dataset.once())
+    length = f"{config.images:,} images (each one about {sightings:.0f} times)"
+    print(f"run: {folder}, {length}, from image {progress.images_seen:,}")
+    if end - progress.images_seen >= LONG:
+        seconds = estimate_seconds(dataset, networks, config, progress, whole)
+        print(f"about {math.ceil(seconds / 60):,} min here")
     checkpoint.write_record(folder, about, config, model.config, progress.images_seen)
     log = Log(folder / "metrics.jsonl", config, progress, dataset)
     stopping = False
     with Stop() as stop, log.bar:
         while not stopping:
-            # Data
             clock, before = clock_at(config, progress), progress.images_seen
             num = min(config.batch_size, config.images - before)
-            progress.halvings = model.halvings = ema.halvings = clock.halvings
+            progress.halvings = clock.halvings
 
-            # Losses
-            losses, total = {}, torch.zeros((), device=device)
-            if not config.completer_only:
-                batch = training_batch(dataset, model, config, before)
-                losses = compute_losses(batch, networks, config, clock)
-                total = weighted_sum(losses, config, clock)
-            objective = total
-            if model.completer:
-                pairs = completer_batch(dataset, model, config, before, num, whole)
-                losses["completion_loss"] = model.completer.loss(*pairs)
-                objective = total + losses["completion_loss"]  # of weights of its own
+            # Data and losses
+            losses, total = step_losses(dataset, networks, config, clock, whole)
+            objective = total + losses.get("completion_loss", 0)  # of weights of its own
 
             # Update
             for optimizer in optimizers:
@@ -419,18 +515,20 @@ def train(
             del values["gradient norm"]
             log.step(values, num)
             size, finished = config.image_size >> clock.halvings, seen == config.images
-            if finished or passed(before, seen, config.sample_every / config.logs_per_sample):
-                log.train(size, clock.lr)
+            due = finished or passed(before, seen, config.sample_every)
+            if due or passed(before, seen, config.sample_every / config.logs_per_sample):
+                draws = due and not config.completer_only
+                log.train(size, {"lr": clock.lr} | (fit(ema, dataset) if draws else {}))
 
             # Validate and sample
-            due = finished or passed(before, seen, config.sample_every)
             if due:
                 measured = {} if config.completer_only else validate(ema, validation, device)
                 if model.completer:
                     measured["completion_loss"] = completion_loss(ema, validation, whole)
                 log.add("validation", size, measured)
                 for warning in (track_best(progress, measured, ema, config),
-                                track_best_completer(progress, measured, ema)):  # fmt: skip
+                                track_best_completer(progress, measured, ema),
+                                doubt_captions(progress, config, len(dataset.once()))):  # fmt: skip
                     if warning:
                         log.bar.write(warning)
                 title = f"{folder.name}: {seen:,} images seen; images held out, none picked"
@@ -474,6 +572,10 @@ def print_summary(
             command = re.sub(r" --stop-after[ =]\d+", "", command)
         print(f"saved after {seen:,} of {config.images:,} images; to go on: {command}")
         return
+    fits = [line["own_nearest"] for line in progress.metrics[-2:] if "own_nearest" in line]
+    if len(fits) == 2:
+        print("of 100 images, the own one is nearest to {:.0%} of drawings of captions trained on, "
+              "{:.0%} of those held out".format(*fits))  # fmt: skip
     if best and best["images"] < seen:
         print(f"the weights of image {best['images']:,} drew held-out captions best: they are kept")
     name, file = shlex.quote(folder.name), shlex.quote(f"{folder.name}.pth")

@@ -129,7 +129,19 @@ class Evaluation:
             drawn, real = (torch.cat([energy(from_uint8(part)) for part in x.split(256)])
                            for x in (images, self.real))  # fmt: skip
             numbers[energy.__name__] = interval(metrics.ratio_of_means, drawn, real)
+        waves = [torch.cat([metrics.period_two(from_uint8(part)) for part in x.split(256)])
+                 for x in (images, self.real)]  # fmt: skip
+        numbers["dots"] = interval(metrics.dots, *waves)
         return numbers | {"candidates": min(metrics.CANDIDATES, len(self.candidates))}
+
+
+def fit(drawn: Tensor, real: Tensor, resamples: int) -> dict[str, list[float]]:
+    """metrics.fit with intervals, of all these drawings and their images, (N, 3, S, S) uint8."""
+    drawn, real = from_uint8(drawn), from_uint8(real)
+    own, other = ((x - real).square().flatten(1).mean(dim=1) for x in (drawn, drawn.roll(1, 0)))
+    near = metrics.own_nearest(metrics.thumbnails(drawn), metrics.thumbnails(real))
+    return {"text_dependence": bootstrap(metrics.ratio_of_means, other, own, resamples=resamples),
+            "own_nearest": bootstrap(mean, near, resamples=resamples)}  # fmt: skip
 
 
 def save_samples(path: Path, model: TextToImageModel, dataset: CaptionedImages, title: str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 import figures
-from config import FEW, CheckConfig, ModelConfig, UserError
+from config import FEW, CheckConfig, ModelConfig, UserError, word_minimum
 from files import write_whole
 from formats.cache import UNREADABLE, Streamed, span_of
 from formats.export import export_collection
@@ -115,7 +115,8 @@ def about_images(files: list[File], config: CheckConfig) -> list[str]:
 def about_captions(opened: OpenedCollection, config: CheckConfig) -> Told:
     captions, problems = opened.captions(opened.indices("train")), []
     counts = Counter(word for caption in captions for word in split_words(caption))
-    tokenizer = Tokenizer.learn(captions, config.min_count)
+    least = config.min_count or word_minimum(len(opened.indices("train")))
+    tokenizer = Tokenizer.learn(captions, least)
     lengths = np.array([len(split_words(caption)) for caption in captions] or [0])
     limit = ModelConfig().max_tokens
     num_cut = int((lengths >= limit).sum())  # one more token is the start
@@ -123,7 +124,7 @@ def about_captions(opened: OpenedCollection, config: CheckConfig) -> Told:
         f"captions: {lengths.min()} to {lengths.max()} words, half of them at most "
         f"{np.median(lengths):.0f}; {num_cut:,} are cut to {limit} tokens",
         f"  vocabulary: {len(tokenizer) - len(SPECIAL_TOKENS):,} words of {len(counts):,}, those "
-        f"that training captions hold {config.min_count} times or more",
+        f"that training captions hold {least} times or more",
     ]
     if num_cut:
         problems.append(f"{num_cut:,} captions are cut to {limit} tokens; the rest is not read")

@@ -69,7 +69,7 @@ def test_a_run_leaves_all_that_it_promises(image_folder):
     assert {line["split"] for line in lines} == {"train", "validation"}
     assert lines[-1]["images"] == 96 and lines[-1].keys() == {
         "images", "split", "image_size", "regression_loss", "energy_score", "swd_loss",
-        "edge_energy", "text_dependence", "noise_dependence", "completion_loss",
+        "edge_energy", "text_dependence", "own_nearest", "noise_dependence", "completion_loss",
     }  # fmt: skip
     assert lines[-2].keys() >= {"regression_loss", "swd_loss", "kl_loss", "prior_loss",
                                 "completion_loss"}  # fmt: skip
@@ -83,7 +83,12 @@ def test_the_curves_of_a_run_are_drawn(image_folder):
     run = train.main(tiny(image_folder))
     lines = losses_of(run)
     save_loss_curves(run / "loss.png", lines)
-    terms = {name for line in lines for name in line if name.endswith(("_loss", "_score"))}
+    terms = {
+        name
+        for line in lines
+        for name in line
+        if name.endswith(("_loss", "_score", "text_dependence"))
+    }
     with Image.open(run / "loss.png") as figure:
         pixels = np.asarray(figure.convert("RGB"))
     panels = np.array_split(pixels, len(terms), axis=1)
@@ -196,6 +201,105 @@ def test_the_summary_counts_words_and_captions_cut(image_folder, capsys):
     printed = capsys.readouterr().out
     assert "60 pictures with 61 captions" in printed and "57 train, 3 validation" in printed
     assert "vocabulary: 6 words; 1 of 58 captions cut to 64 tokens (the longest has 101)" in printed
+
+
+def test_the_collection_decides_the_length_of_a_run_and_the_words_that_count(
+    image_folder, monkeypatch
+):
+    data, _ = train.open_data(tiny(image_folder))
+    monkeypatch.setattr(train, "images_per_caption", lambda _: 2.9)
+    for num, images, least in ((57, 30_000, 1), (5_000, 200_000, 1), (90_000, 600_000, 2)):
+        data.once = lambda num=num: range(num)  # repeats count once
+        settled = train.settle(TrainConfig(data="birds"), data)
+        assert (settled.images, settled.min_count) == (images, least)
+    assert train.settle(TrainConfig(), data).images == 80_000  # the scenes
+    asked = TrainConfig(data="birds", images=7, min_count=3, latents="on")
+    assert train.settle(asked, data) == asked
+
+
+def test_latents_are_there_where_many_images_share_a_caption(image_folder, monkeypatch):
+    data, _ = train.open_data(tiny(image_folder))  # 57 images with 16 captions
+    assert train.images_per_caption(data) == pytest.approx(57 / 16)
+
+    def width(**settings):
+        settled = train.settle(TrainConfig(**{"data": "birds"} | settings), data)
+        assert settled.latents == ("on" if settled.noise_dim else "off")
+        return settled.noise_dim
+
+    assert width() == width(latents="on") == 64 and width(latents="off") == 0
+    monkeypatch.setattr(train, "images_per_caption", lambda _: 2.9)
+    assert width() == width(noise_dim=0, latents="on") == 0 and width(latents="on") == 64
+    assert width(data="") == 64  # the scenes
+
+
+def test_a_run_goes_on_with_what_the_collection_decided(image_folder, monkeypatch, capsys):
+    whole = train.main(tiny(image_folder, run="whole", latents="off", min_count=1))
+    decided = {"images_per_caption": 1.0, "run_length": 96, "word_minimum": 1}
+    for name, value in decided.items():
+        monkeypatch.setattr(train, name, lambda *_, value=value, **__: value)
+    train.main(tiny(image_folder, run="halves", images=0, stop_after=48))
+    assert "latents: none, there are 1.0 images for each caption" in capsys.readouterr().out
+    for name in ("run_length", "word_minimum"):
+        monkeypatch.setattr(train, name, None)  # not asked again
+    assert_same_bits(whole, train.main(tiny(image_folder, run="halves", images=0)))
+    capsys.readouterr()
+    train.main(tiny(image_folder, run="halves", images=0))
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_a_run_from_other_weights_has_latents_where_they_have(image_folder):
+    first = train.main(tiny(image_folder, run="first", latents="off", images=16))
+    config = tiny(image_folder, run="second", init_from=str(first), images=16)
+    second = train.main(config)
+    assert checkpoint.load_model(second / "checkpoint.pth").config.noise_dim == 0
+
+
+def test_how_long_a_run_takes_is_told_and_changes_no_bit(image_folder, monkeypatch, capsys):
+    told = train.main(tiny(image_folder, run="not-told"))
+    assert "(each one about 2 times)" in capsys.readouterr().out
+    monkeypatch.setattr(train, "LONG", 1)
+    assert_same_bits(told, train.main(tiny(image_folder, run="told")))
+    assert "about 1 min here" in capsys.readouterr().out
+
+
+def test_how_long_a_run_takes_is_found_from_steps_of_all_stages_left(image_folder, monkeypatch):
+    """With a step of a stage that takes 1, 2, 3, 4, 5 seconds."""
+    config, clock = tiny(image_folder, images=1_600, noise_dim=8), [0.0]
+    data, _ = train.open_data(config)
+    state = checkpoint.new_state(config, {}, data.captions())
+    networks, _ = checkpoint.networks_of(state, Path("x"), config, torch.device("cpu"))
+    steps = train.step_losses
+
+    def slow(dataset, networks, config, now, whole):
+        clock[0] += 3 - now.halvings + (now.latent > 0) + (now.swd > 0)
+        return steps(dataset, networks, config, now, whole)
+
+    monkeypatch.setattr(train, "step_losses", slow)
+    monkeypatch.setattr(train.time, "monotonic", lambda: clock[0])
+    for seen, seconds in ((0, 40 * 2 + 5 * 3 + 15 * 4 + 40 * 5), (1_200, 25 * 5)):
+        progress = checkpoint.Progress(images_seen=seen, halvings=1)
+        found = train.estimate_seconds(data, networks, config, progress, True)
+        assert found == pytest.approx(train.UPDATE * seconds)
+
+
+def test_captions_that_drawings_hardly_depend_on_are_told_once(image_folder, monkeypatch, capsys):
+    found = iter([1.0, 1.3, 1.1, 1.1, 1.3, 1.1])
+    monkeypatch.setattr(
+        train, "fit", lambda *_: {"text_dependence": next(found), "own_nearest": 0.5}
+    )
+    train.main(tiny(image_folder, images=192, sample_every=32))
+    told = [line for line in capsys.readouterr().out.splitlines() if "hardly depend" in line]
+    assert [line.split(" images")[0] for line in told] == ["96", "192"]
+    assert "wrong 1.10 times as much" in told[0] and "seen 2 times" in told[0]
+
+
+def test_how_well_drawings_fit_their_captions_is_logged_and_told(image_folder, capsys):
+    run = train.main(tiny(image_folder))
+    lines = [line for line in losses_of(run) if "own_nearest" in line]
+    assert [line["split"] for line in lines] == 2 * ["train", "validation"]
+    both = [f"{line['own_nearest']:.0%}" for line in lines[-2:]]
+    told = capsys.readouterr().out
+    assert f"nearest to {both[0]} of drawings of captions trained on, {both[1]} of those" in told
 
 
 def test_gradients_are_clipped(image_folder, monkeypatch):
@@ -866,7 +970,7 @@ def test_flip_is_refused_where_captions_name_sides(image_folder):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"images": 0}, "--images must be more than 0"),
+        ({"batch_size": 0}, "--batch-size must be more than 0"),
         ({"lr": -1.0}, "--lr must be more than 0"),
         ({"word_dropout": 1.5}, "--set word_dropout must be a fraction"),
         ({"seed": -1}, "--seed must be 0 or more"),

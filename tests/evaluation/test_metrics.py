@@ -111,6 +111,39 @@ def test_the_probability_over_candidates_is_that_of_drawing_them():
     assert found.item() == pytest.approx(expected, rel=1e-9)
 
 
+def test_the_own_image_is_nearest_as_often_as_in_choices_of_candidates():
+    rng = torch.Generator().manual_seed(0)
+    real = torch.rand(130, 768, generator=rng)
+    drawn = real + 1.5 * torch.rand(130, 768, generator=rng)
+    drawn[:40] = drawn[40:80]  # captions that are mixed up
+    found, distance = metrics.own_nearest(drawn, real), torch.cdist(drawn, real)
+    for i in range(0, 130, 10):
+        others = [j for j in range(130) if j != i]
+        right = 0
+        for _ in range(200):
+            rivals = [others[k] for k in torch.randperm(129, generator=rng)[:99].tolist()]
+            right += bool((distance[i, rivals] > distance[i, i]).all())
+        assert found[i].item() == pytest.approx(right / 200, abs=0.15)
+    assert found[:40].mean() < 0.1 and (metrics.own_nearest(real, real) == 1).all()
+    assert (metrics.own_nearest(real[:1].expand(130, -1), real) < 1)[1:].all()
+
+
+def test_a_pattern_of_dots_stands_out_and_blur_and_noise_do_not():
+    rng = torch.Generator().manual_seed(0)
+    real = torch.rand(8, 3, 64, 64, generator=rng)
+    dotted = real.clone()
+    dotted[..., ::2, ::2] += 0.2
+    around = metrics.period_two(real)
+    assert metrics.dots(around, around) == pytest.approx(1)
+    assert metrics.dots(metrics.period_two(dotted), around) > 4
+    for down, right in ((1, 2), (2, 1)):  # lines of one pixel, one way or the other
+        lines = real.clone()
+        lines[..., ::down, ::right] += 0.2
+        assert metrics.dots(metrics.period_two(lines), around) > 4
+    noisy = real + 0.2 * torch.rand(real.shape, generator=rng)
+    assert metrics.dots(metrics.period_two(noisy), around) == pytest.approx(1, abs=0.2)
+
+
 def test_hard_captions_are_those_that_share_most_words():
     captions = ["red big star", "red big circle", "blue moon"]
     words = metrics.shared_words(captions, captions)
