@@ -574,7 +574,7 @@ def print_summary(
         return
     fits = [line["own_nearest"] for line in progress.metrics[-2:] if "own_nearest" in line]
     if len(fits) == 2:
-        print("of 100 images, the own one is nearest to {:.0%} of drawings of captions trained on, "
+        print("of up to 100 images, the own one is nearest to {:.0%} of drawings of captions trained on, "
               "{:.0%} of those held out".format(*fits))  # fmt: skip
     if best and best["images"] < seen:
         print(f"the weights of image {best['images']:,} drew held-out captions best: they are kept")

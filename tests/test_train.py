@@ -495,7 +495,7 @@ def test_a_run_may_start_from_other_weights_and_keeps_their_words(image_folder):
     train.main(tiny(image_folder, run="new", stop_after=32, lr=1e-9))  # begun, so not needed
     with pytest.raises(UserError, match="--init-from was '', is 'weights.pth'"):
         train.main(tiny(image_folder, run="old", init_from="weights.pth", images=192))
-    config = tiny(image_folder, run="other", init_from=str(old), noise_dim=8)
+    config = tiny(image_folder, run="other", init_from=str(old), latents="on", noise_dim=8)
     with pytest.raises(UserError, match="other sizes; add --set noise_dim=64"):
         train.main(config)
     wider = tiny(image_folder, run="other", init_from=str(old), channels=(32, 32, 32))
