@@ -186,6 +186,8 @@ def evaluate(
     rows["drawn"] |= systems.fit(drawn, real, resamples)
     if not are_scenes(dataset):  # their training captions are as easy as those held out
         rows["trained on"] = measure_trained_on(model, panel, training, reference, amounts)
+        title = "Images trained on, none picked"
+        systems.save_samples(folder / "trained_on.png", model, training.images, title)
     seen = thumbnails_of(training.images)
     for name in ("retrieved", "drawn"):
         copies, distance, number = metrics.memorisation(shown[name], real, seen, resamples)

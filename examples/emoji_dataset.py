@@ -2,7 +2,7 @@
 
     npm pack emoji-datasource-google@16.0.0 emoji-datasource-twitter@16.0.0 emojibase-data@17.0.0
     python examples/emoji_dataset.py . emoji
-    python train.py --data emoji --noise-dim 0 --images 300000
+    python train.py --data emoji
 
 Without npm, download the three archives from https://registry.npmjs.org, e.g.
 https://registry.npmjs.org/emojibase-data/-/emojibase-data-17.0.0.tgz. They are read in place.

@@ -1,4 +1,4 @@
-"""About 6,000 desktop icons, captioned by their file and folder names, as a folder to train on.
+"""5,011 desktop icons, captioned by their file and folder names, as a folder to train on.
 
     apt-get download oxygen-icon-theme gnome-icon-theme mate-icon-theme tango-icon-theme \\
         faenza-icon-theme moka-icon-theme paper-icon-theme elementary-xfce-icon-theme \\
