@@ -182,28 +182,36 @@ def update_ema(ema: nn.Module, model: nn.Module, half_life: float, batch_size: i
     torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
 
 
+def rises(values: list[float]) -> bool:
+    """Whether the last of these losses is the first that is OVERFIT times the lowest before it."""
+    over = [v > OVERFIT * min(values[: i + 1]) for i, v in enumerate(values)]
+    return over[-1] and not any(over[:-1])
+
+
 def track_best(progress: Progress, measured: dict, ema: TextToImageModel, recipe: Recipe) -> str:
     """Keep the averaged weights with the lowest energy score, once all terms count fully and
-    images have their full size, so that scores compare. Returns a warning of overfitting, or ""."""
+    images have their full size, so that scores compare. Returns a warning where overfitting
+    begins, or ""."""
     seen, start = progress.images_seen, progress.start
     if recipe.completer_only:
         return ""
+    size = ema.config.image_size >> ema.halvings
+    lines = [line for line in progress.metrics if line["split"] == "validation"
+             and line["image_size"] == size and line["images"] > start]  # fmt: skip
     if ramp(recipe, seen, start, recipe.swd_ramp) == 1 and not ema.halvings:
         name, ending = "energy_score", "; those weights are kept"
+        lines = [line for line in lines
+                 if ramp(recipe, line["images"], start, recipe.swd_ramp) == 1]  # fmt: skip
         if not progress.best or measured[name] <= progress.best[name]:
             weights = copy.deepcopy(ema.state_dict())
             progress.best = {"images": seen, name: measured[name], "weights": weights}
-        lowest = progress.best
     elif recipe.noise_dim and ramp(recipe, seen, start, recipe.latent_ramp) > 0:
         return ""  # the drawing at latent 0, which the other loss is of, is not fitted any more
     else:
         name, ending = "regression_loss", "; more images help, or a new run with --images {:d}"
-        size = ema.config.image_size >> ema.halvings
-        lines = [line for line in progress.metrics
-                 if line["split"] == "validation" and line.get("image_size") == size]  # fmt: skip
-        lowest = min(lines, key=lambda line: line[name])
-    if lowest["images"] <= start or measured[name] <= OVERFIT * lowest[name]:
+    if not rises([line[name] for line in lines]):
         return ""
+    lowest = min(lines, key=lambda line: line[name])
     return (
         f"{seen:,} images: overfitting, held-out captions were drawn best after "
         f"{lowest['images']:,} ({name.replace('_', ' ')} {lowest[name]:.4f}, now "
@@ -220,7 +228,9 @@ def track_best_completer(progress: Progress, measured: dict, ema: TextToImageMod
         weights = copy.deepcopy(ema.completer.state_dict())
         progress.best_completer = {"images": progress.images_seen, "completion_loss": now,
                                    "weights": weights}  # fmt: skip
-    elif now > OVERFIT * lowest["completion_loss"]:
+    losses = [line["completion_loss"] for line in progress.metrics if "completion_loss" in line
+              and line["split"] == "validation"]  # fmt: skip
+    if rises(losses):
         return (
             f"{progress.images_seen:,} images: the completer learns captions by heart; it wrote "
             f"held-out ones best after {lowest['images']:,} ({lowest['completion_loss']:.2f} nats, "
@@ -574,8 +584,8 @@ def print_summary(
         return
     fits = [line["own_nearest"] for line in progress.metrics[-2:] if "own_nearest" in line]
     if len(fits) == 2:
-        print("of up to 100 images, the own one is nearest to {:.0%} of drawings of captions trained on, "
-              "{:.0%} of those held out".format(*fits))  # fmt: skip
+        print("of up to 100 images, the own one is nearest to {:.0%} of drawings of captions "
+              "trained on, {:.0%} of those held out".format(*fits))  # fmt: skip
     if best and best["images"] < seen:
         print(f"the weights of image {best['images']:,} drew held-out captions best: they are kept")
     name, file = shlex.quote(folder.name), shlex.quote(f"{folder.name}.pth")
