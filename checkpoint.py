@@ -307,9 +307,10 @@ def first_weights(config: TrainConfig, captions: list[str]) -> dict:
     # The new run says how it draws, the file how large it is, unless that is asked for.
     free = ("mask_scale", "truncation", "max_latent", "augmentation_dim")
     free = (() if config.completer_only else free) + ("completer_dim",) * (not old.completer)
+    defaults = {f.name: f.default for f in fields(TrainConfig)}
     asked = {f.name: getattr(new, f.name) for f in fields(ModelConfig)
              if f.name in ("image_size", "text_encoder", "noise_dim")
-             or (f.name not in free and getattr(new, f.name) != f.default)}  # fmt: skip
+             or (f.name not in free and getattr(config, f.name) != defaults[f.name])}  # fmt: skip
     other = [f"--set {name}={as_text(getattr(old.config, name))}"
              for name, value in asked.items() if getattr(old.config, name) != value]  # fmt: skip
     if other:
@@ -409,7 +410,7 @@ def resume(config: TrainConfig, folder: Path, fingerprints: dict[str, str]) -> d
             f"--init-from {folder} starts a new run from its weights"
         )
     # What was left to the collection then is so now.
-    left = {"images": 0, "min_count": 0, "latents": "auto"}
+    left = {"images": 0, "min_count": 0, "latents": "auto", "mask_scale": 0.0}
     kept = {n: state["config"].get(n, v) for n, v in left.items() if getattr(config, n) == v}
     if "latents" in kept and config.noise_dim == ModelConfig.noise_dim:
         kept["noise_dim"] = state["config"].get("noise_dim", config.noise_dim)

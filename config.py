@@ -274,6 +274,7 @@ class TrainConfig(DataConfig, ModelConfig, Recipe):
         10_000, "images between sample sheets, validations, checkpoints", positive=True
     )
     init_from: str = setting("", "weights or run that a new run begins with; its words are kept")
+    mask_scale: float = hidden(0.0)  # of ModelConfig; 0: see model_config
     stop_after: int = setting(0, "images seen after which to save and stop; 0: at the end")
     keep_every: int = hidden(0)  # images between checkpoints that are kept for good; 0: none
     logs_per_sample: int = hidden(10, positive=True)  # lines of metrics.jsonl for each sample sheet
@@ -304,9 +305,12 @@ class TrainConfig(DataConfig, ModelConfig, Recipe):
         return self.run or data + (f"-{self.preset}" if self.preset != "default" else "")
 
     def model_config(self) -> ModelConfig:
-        """Of a new model. Without a term for sharp masks, they are drawn as they are."""
+        """Of a new model. Masks are drawn as sharp as the losses saw them, those of the scenes
+        sharper: where an image is not learnt well, sharper ones tint it."""
         settings = {f.name: getattr(self, f.name) for f in fields(ModelConfig)}
-        return ModelConfig(**settings | ({} if self.swd_weight else {"mask_scale": 1.0}))
+        seen = self.late_mask_scale if self.swd_weight else 1.0
+        sharper = ModelConfig.mask_scale if self.swd_weight and not self.data else seen
+        return ModelConfig(**settings | {"mask_scale": self.mask_scale or sharper})
 
 
 PRESETS = {

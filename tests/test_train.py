@@ -232,6 +232,16 @@ def test_latents_are_there_where_many_images_share_a_caption(image_folder, monke
     assert width(data="") == 64  # the scenes
 
 
+def test_masks_are_drawn_as_sharp_as_losses_saw_them_those_of_the_scenes_sharper():
+    def scale(**settings):
+        return TrainConfig(**settings).model_config().mask_scale
+
+    assert scale() == 3.4 and scale(data="birds") == 2.0 == Recipe.late_mask_scale
+    assert scale(data="birds", late_mask_scale=2.5) == 2.5
+    assert scale(swd_weight=0.0) == scale(data="birds", swd_weight=0.0) == 1.0
+    assert scale(mask_scale=3.0) == scale(data="birds", mask_scale=3.0) == 3.0
+
+
 def test_a_run_goes_on_with_what_the_collection_decided(image_folder, monkeypatch, capsys):
     whole = train.main(tiny(image_folder, run="whole", latents="off", min_count=1))
     decided = {"images_per_caption": 1.0, "run_length": 96, "word_minimum": 1}
