@@ -410,7 +410,8 @@ def resume(config: TrainConfig, folder: Path, fingerprints: dict[str, str]) -> d
             f"--init-from {folder} starts a new run from its weights"
         )
     # What was left to the collection then is so now.
-    left = {"images": 0, "min_count": 0, "latents": "auto", "mask_scale": 0.0}
+    left = {"images": 0, "min_count": 0, "latents": "auto", "pairs": "auto",
+            "mask_scale": 0.0}  # fmt: skip
     kept = {n: state["config"].get(n, v) for n, v in left.items() if getattr(config, n) == v}
     if "latents" in kept and config.noise_dim == ModelConfig.noise_dim:
         kept["noise_dim"] = state["config"].get("noise_dim", config.noise_dim)

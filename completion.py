@@ -24,6 +24,7 @@ END = START  # what begins a caption ends it, too
 MIN_SHARE = 0.02  # words not likelier than this share of the likeliest are never written
 MAX_SHORT = 3  # words of a short caption
 ENOUGH_SHORT = 0.05  # share of short captions that shows how people type
+SHARED = 0.75  # of the words of the others are in the fullest caption, where it tells what they do
 SAME = 0.1  # share of pairs whose prompt is the fullest caption itself
 EMPTY = 0.02  # and of those whose prompt is empty
 
@@ -202,14 +203,26 @@ def is_word(token: str) -> bool:
     return token[0].isalnum()
 
 
-def show_how_people_type(captions: Sequence[Sequence[str]]) -> bool:
-    """Whether captions of several a image are prompts already, since some are short.
+def kind_of_pairs(captions: Sequence[Sequence[str]]) -> str:
+    """What the captions of an image are to each other, which decides what is learnt from them.
 
-    captions: of each image. Where they are not, parts of them stand for what people type.
+    captions: of each image. Returns
+    "each": the fullest holds few of the others' words, as with other names or other people's
+        sentences; the decoder learns any of them, and its parts stand for what people type;
+    "captions": some are short, as people type, and stand for prompts of the fullest;
+    "parts": parts of captions stand for what people type; they lead to the fullest, too.
     """
-    several = [caption for some in captions if len(some) > 1 for caption in some]
-    short = sum(len(split_words(caption)) <= MAX_SHORT for caption in several)
-    return short >= ENOUGH_SHORT * len(several) > 0
+    lengths, shares = [], []
+    for several in captions:
+        if len(several) > 1:
+            words = set(split_words(target := fullest(tuple(several))))
+            lengths += [len(split_words(caption)) for caption in several]
+            own = [split_words(caption) for caption in several if caption != target]
+            shares += [sum(w in words for w in some) / len(some) for some in own if some]
+    if sum(shares) < SHARED * len(shares):
+        return "each"
+    short = sum(length <= MAX_SHORT for length in lengths)
+    return "captions" if short >= ENOUGH_SHORT * len(lengths) > 0 else "parts"
 
 
 def draw_part(caption: str, rng: random.Random) -> str:
@@ -252,15 +265,18 @@ def pick(rng: random.Random, choices: Sequence[str]) -> str:
     return choices[int(rng.random() * len(choices))]
 
 
-def draw_pair(captions: tuple[str, ...], rng: random.Random, whole: bool) -> tuple[str, str]:
+def draw_pair(captions: tuple[str, ...], rng: random.Random, kind: str) -> tuple[str, str]:
     """A prompt, and the caption to write for it.
 
-    captions: of one image; whole: the prompt is another one of them as it stands, so that nothing
-    is added that was not meant: the circle in "a red circle and a blue star" is not all there is.
+    captions: of one image; kind: see `kind_of_pairs`. Whole captions are better prompts than parts,
+    as nothing is added that was not meant: the circle in "a red circle and a blue star" is not all
+    there is.
     """
+    if kind == "each":
+        captions = (pick(rng, captions),)
     target, u = fullest(captions), rng.random()
     if u < SAME + EMPTY:
         return (target if u < SAME else ""), target
-    if whole:
+    if kind == "captions":
         return pick(rng, [c for c in captions if c != target] or captions), target
     return draw_part(pick(rng, captions), rng), target

@@ -205,11 +205,11 @@ class Recipe:
     prior_samples: int = hidden(4, positive=True)  # latents of each image that it is fitted to
     word_dropout: float = hidden(0.02, fraction=True)  # words that are hidden; teaches <unk>
     caption_dropout: float = hidden(0.02, fraction=True)  # captions; teaches "", any image
-    any_caption: bool = hidden(False)  # of an image is drawn for, not the fullest alone
+    # What an image's captions are to each other, see completion.kind_of_pairs.
+    pairs: str = hidden("auto", ("auto", "captions", "parts", "each"))
     # The completer, of prompts.
     completer_only: bool = setting(False, "the decoder stays as it is; goes with --init-from")
     completer_pairs: int = hidden(2, positive=True)  # of prompt and caption, for each image seen
-    completer_prompts: str = hidden("auto", ("auto", "captions", "parts"))  # what prompts are
     unknown_share: float = hidden(0.15, fraction=True)  # unknown words put into half the prompts
     completer_lr_ratio: float = hidden(0.6)  # to the rate of the decoder's AdamW
     # The optimizers.

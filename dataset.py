@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import scenes
-from completion import draw_pair, fullest, show_how_people_type
+from completion import draw_pair, fullest
 from config import AUGMENTATIONS, RESULTS, CheckConfig, DataConfig, Recipe, UserError, run
 from formats import Collection, Record, check_or_export, open_collection
 from model import TextToImageModel, from_uint8
@@ -169,7 +169,7 @@ def draw_scene(record: Record, size: int) -> np.ndarray:
 
 class Batch(NamedTuple):
     images: Tensor  # (B, 3, H, W) float32, real ones
-    tokens: Tensor  # (B, L), of the fullest caption of each
+    tokens: Tensor  # (B, L), of the fullest caption of each, or of any, see `kind_of_pairs`
     noise: Tensor  # (R, B, Z) float32: R latents of each image, to fit the prior to
     augmentation: Tensor  # (B, A) float32, how each image was changed
 
@@ -274,7 +274,7 @@ def training_batch(
     images, captions = dataset.batch(items)
     if images_seen + size < recipe.images:
         dataset.prefetch(items_at(recipe, len(dataset), images_seen + size))
-    if recipe.any_caption:
+    if recipe.pairs == "each":
         which = torch.rand(size, generator=rng).tolist()
         chosen = [c[int(u * len(c))] for c, u in zip(captions, which, strict=True)]
     else:
@@ -289,23 +289,15 @@ def training_batch(
     return Batch(real, tokens, noise, changes)
 
 
-def prompts_are_captions(dataset: CaptionedImages, recipe: Recipe) -> bool:
-    """Whether the completer learns from whole captions as prompts, or from parts of captions."""
-    if recipe.completer_prompts != "auto":
-        return recipe.completer_prompts == "captions"
-    return show_how_people_type(dataset.captions_of_each(LOOKED_AT))
-
-
 def completer_batch(
     dataset: CaptionedImages,
     model: TextToImageModel,
     recipe: Recipe,
     images_seen: int,
     num: int,
-    whole: bool,
 ) -> tuple[Tensor, Tensor]:
     """Prompts (N, L) and full captions (N, T) for the completer, completer_pairs for each of `num`
-    images. whole: what `prompts_are_captions` tells."""
+    images."""
     rng = generator_for(recipe.seed, 4, images_seen)
     chance = random.Random(int(torch.randint(2**40, (), generator=rng)))
     wanted = num * recipe.completer_pairs
@@ -313,7 +305,7 @@ def completer_batch(
     # Of about one length, so that little is padding: a step takes half the time.
     by_length = sorted(dataset.captions_at(some), key=lambda captions: len(fullest(captions)))
     first = int(chance.random() * LENGTHS) * wanted
-    pairs = [draw_pair(c, chance, whole) for c in by_length[first : first + wanted]]
+    pairs = [draw_pair(c, chance, recipe.pairs) for c in by_length[first : first + wanted]]
     prompts, captions = (model.tokenize(texts) for texts in zip(*pairs, strict=True))
     return insert_unknown(prompts, recipe.unknown_share, rng), captions
 

@@ -29,7 +29,7 @@ from tqdm import tqdm
 import checkpoint
 import figures
 from checkpoint import Networks, Progress
-from completion import fullest
+from completion import fullest, kind_of_pairs
 from config import (
     ALIKE,
     FEW,
@@ -54,7 +54,6 @@ from dataset import (
     completer_batch,
     generator_for,
     items_at,
-    prompts_are_captions,
     training_batch,
 )
 from evaluation.metrics import completion_loss, fit, validate
@@ -145,10 +144,9 @@ def compute_losses(
 
 
 def step_losses(
-    dataset: CaptionedImages, networks: Networks, config: TrainConfig, clock: Clock, whole: bool
+    dataset: CaptionedImages, networks: Networks, config: TrainConfig, clock: Clock
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """All losses of the step at this clock, each a scalar, and the weighted sum of the decoder's.
-    whole: what `prompts_are_captions` tells."""
+    """All losses of the step at this clock, and the weighted sum of the decoder's: scalars."""
     model, seen = networks.model, clock.images_seen
     model.halvings = networks.ema.halvings = clock.halvings
     losses, total = {}, torch.zeros((), device=model.to_layers.weight.device)
@@ -158,7 +156,7 @@ def step_losses(
         total = weighted_sum(losses, config, clock)
     if model.completer:
         num = min(config.batch_size, config.images - seen)
-        pairs = completer_batch(dataset, model, config, seen, num, whole)
+        pairs = completer_batch(dataset, model, config, seen, num)
         losses["completion_loss"] = model.completer.loss(*pairs)
     return losses, total
 
@@ -352,7 +350,7 @@ def images_per_caption(dataset: CaptionedImages) -> float:
 
 
 def settle(config: TrainConfig, dataset: CaptionedImages) -> TrainConfig:
-    """The settings of a new run, with those that the collection decides where they are left out.
+    """The settings of a run, with those that the collection decides where they are left out.
 
     Latents: words are learnt from fewer images without them, and where a caption has one image, or
     two, they are not needed. With --init-from, they are as they were.
@@ -366,13 +364,20 @@ def settle(config: TrainConfig, dataset: CaptionedImages) -> TrainConfig:
         noise_dim = checkpoint.load_model(path).config.noise_dim
     elif config.latents == "off" or (auto and config.data and images_per_caption(once) < ALIKE):
         noise_dim = 0
-    latents = "on" if noise_dim else "off"
-    return replace(config, images=images, min_count=min_count, noise_dim=noise_dim, latents=latents)
+    pairs = config.pairs
+    if pairs == "auto":
+        pairs = kind_of_pairs(dataset.captions_of_each(LOOKED_AT))
+    return replace(
+        config,
+        images=images,
+        min_count=min_count,
+        noise_dim=noise_dim,
+        latents="on" if noise_dim else "off",
+        pairs=pairs,
+    )
 
 
-def describe(
-    config: TrainConfig, model: TextToImageModel, dataset: CaptionedImages, whole: bool
-) -> str:
+def describe(config: TrainConfig, model: TextToImageModel, dataset: CaptionedImages) -> str:
     """What a person wants to know before training starts."""
     captions = dataset.captions(LOOKED_AT)
     lengths = [len(model.tokenizer.encode(caption)) for caption in captions]
@@ -380,7 +385,8 @@ def describe(
     num_cut = sum(length > limit for length in lengths)
     num_words = len(model.tokenizer) - len(SPECIAL_TOKENS)
     few = f"  few images: {FEW} are the least that makes sense\n" if len(dataset) < FEW else ""
-    prompts = "whole captions" if whole else "parts of captions"
+    prompts = {"captions": "whole captions", "parts": "parts of captions",
+               "each": "parts of captions, each of which stands for itself"}[config.pairs]  # fmt: skip
     latents = "what captions do not tell is drawn from the seed"
     if not config.noise_dim:
         latents = f"none, there are {images_per_caption(dataset):.1f} images for each caption"
@@ -399,7 +405,6 @@ def estimate_seconds(
     networks: Networks,
     config: TrainConfig,
     progress: Progress,
-    whole: bool,
 ) -> float:
     """How long the rest of a run takes here, by two steps in the middle of each of its stages, of
     which nothing is learnt: early images are small, and later ones have more losses."""
@@ -411,7 +416,7 @@ def estimate_seconds(
         middle = replace(progress, images_seen=int((first + last) / 2 * config.images))
         for _ in range(2):  # the first makes ready
             began = time.monotonic()
-            losses, total = step_losses(dataset, networks, config, clock_at(config, middle), whole)
+            losses, total = step_losses(dataset, networks, config, clock_at(config, middle))
             (total + losses.get("completion_loss", 0)).backward()
             float(nn.utils.get_total_norm([p.grad for p in networks.model.parameters()
                                            if p.grad is not None]))  # fmt: skip
@@ -472,7 +477,7 @@ def train(
     precision = choose_precision(config.precision, device)
     fingerprints = {"train": dataset.fingerprint(), "validation": validation.fingerprint()}
     state = checkpoint.resume(config, folder, fingerprints)
-    config = TrainConfig(**state["config"]) if state else settle(config, dataset)
+    config = settle(TrainConfig(**state["config"]) if state else config, dataset)
     state = state or checkpoint.new_state(config, fingerprints, dataset.captions())
     progress = Progress(**{name: state[name] for name in vars(Progress())})
     end = min(config.images, config.stop_after or config.images)
@@ -482,14 +487,13 @@ def train(
     model, ema, posterior = networks
     groups = [[p for group in o.param_groups for p in group["params"]] for o in optimizers]
     words, parameters = sum(groups[2:], []), groups[0] + groups[1]
-    whole = prompts_are_captions(dataset, config)
     about = provenance(device) | {"precision": str(precision)}
-    print(f"{describe(config, model, dataset, whole)}, {device}, {precision}")
+    print(f"{describe(config, model, dataset)}, {device}, {precision}")
     sightings = config.images / len(dataset.once())
     length = f"{config.images:,} images (each one about {sightings:.0f} times)"
     print(f"run: {folder}, {length}, from image {progress.images_seen:,}")
     if end - progress.images_seen >= LONG:
-        seconds = estimate_seconds(dataset, networks, config, progress, whole)
+        seconds = estimate_seconds(dataset, networks, config, progress)
         print(f"about {math.ceil(seconds / 60):,} min here")
     checkpoint.write_record(folder, about, config, model.config, progress.images_seen)
     log = Log(folder / "metrics.jsonl", config, progress, dataset)
@@ -501,7 +505,7 @@ def train(
             progress.halvings = clock.halvings
 
             # Data and losses
-            losses, total = step_losses(dataset, networks, config, clock, whole)
+            losses, total = step_losses(dataset, networks, config, clock)
             objective = total + losses.get("completion_loss", 0)  # of weights of its own
 
             # Update
@@ -534,7 +538,7 @@ def train(
             if due:
                 measured = {} if config.completer_only else validate(ema, validation, device)
                 if model.completer:
-                    measured["completion_loss"] = completion_loss(ema, validation, whole)
+                    measured["completion_loss"] = completion_loss(ema, validation, config.pairs)
                 log.add("validation", size, measured)
                 for warning in (track_best(progress, measured, ema, config),
                                 track_best_completer(progress, measured, ema),

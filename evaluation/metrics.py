@@ -281,13 +281,13 @@ def memorisation(
 
 
 @torch.no_grad()
-def completion_loss(model: TextToImageModel, dataset: CaptionedImages, whole: bool) -> float:
-    """Nats that the fullest captions of validation images cost, given prompts that stay the same:
-    two for each of up to NUM_VALIDATION images."""
+def completion_loss(model: TextToImageModel, dataset: CaptionedImages, kind: str) -> float:
+    """Nats that captions of validation images cost, given prompts, in pairs that stay the same: two
+    for each of up to NUM_VALIDATION images. kind: of the pairs, see completion.kind_of_pairs."""
     chance, total, num = random.Random(0), 0.0, min(NUM_VALIDATION, len(dataset))
     for start in range(0, num, BATCH):
         captions = dataset.captions_at(range(start, min(start + BATCH, num)))
-        pairs = [draw_pair(some, chance, whole) for some in captions for _ in range(2)]
+        pairs = [draw_pair(some, chance, kind) for some in captions for _ in range(2)]
         prompts, targets = (model.tokenize(texts) for texts in zip(*pairs, strict=True))
         total += model.completer.loss(prompts, targets).item() * len(captions) / num
     return total

@@ -197,12 +197,15 @@ def test_the_fullest_caption_has_the_most_different_words_and_signs_do_not_count
     assert fullest(("one two", "two one")) == "one two"
 
 
-def test_captions_show_how_people_type_where_some_of_several_are_short():
+def test_captions_of_an_image_are_prompts_or_parts_of_the_fullest_or_each_its_own():
     typed = [("a red circle on white", "circle")] * 5
-    assert completion.show_how_people_type(typed)
-    assert not completion.show_how_people_type([("a red circle on white",)] * 5)  # one each
-    assert not completion.show_how_people_type([("a dog that runs fast", "one dog on the grass")])
-    assert not completion.show_how_people_type([])
+    names = [("kjobviewer, devices", "gnome dev printer, devices"), ("cups",)] * 5
+    persons = [("a dog that runs fast", "brown puppy playing outside on the grass")] * 5
+    assert completion.kind_of_pairs(typed) == "captions"
+    assert completion.kind_of_pairs(names) == completion.kind_of_pairs(persons) == "each"
+    assert completion.kind_of_pairs([("a dog that runs", "a dog that runs fast")] * 5) == "parts"
+    assert completion.kind_of_pairs([("a red circle on white",)] * 5) == "parts"  # one each
+    assert completion.kind_of_pairs([]) == "parts"
 
 
 def test_parts_of_a_caption_are_tags_or_words_of_it_mostly_few():
@@ -219,13 +222,16 @@ def test_parts_of_a_caption_are_tags_or_words_of_it_mostly_few():
 
 def test_a_pair_leads_to_the_fullest_caption_from_a_whole_one_or_a_part():
     captions, rng = ("a red circle on white", "red circle", "circle"), random.Random(0)
-    whole = {draw_pair(captions, rng, whole=True) for _ in range(300)}
+    whole = {draw_pair(captions, rng, "captions") for _ in range(300)}
     assert {caption for _, caption in whole} == {captions[0]}
     assert {prompt for prompt, _ in whole} == {"", *captions}
-    prompts = [draw_pair(captions, rng, whole=True)[0] for _ in range(3000)]
+    prompts = [draw_pair(captions, rng, "captions")[0] for _ in range(3000)]
     assert prompts.count(captions[0]) / 3000 == pytest.approx(completion.SAME, abs=0.03)
-    parts = {draw_pair(captions, rng, whole=False)[0] for _ in range(300)}
+    parts = {draw_pair(captions, rng, "parts")[0] for _ in range(300)}
     assert {"white", "red", captions[0]} <= parts
+    each = [draw_pair(captions, rng, "each") for _ in range(300)]
+    assert {caption for _, caption in each} == set(captions)
+    assert all(set(prompt.split()) <= set(caption.split()) for prompt, caption in each)
 
 
 def test_gradient_reaches_every_weight_of_the_completer():

@@ -213,7 +213,7 @@ def test_the_collection_decides_the_length_of_a_run_and_the_words_that_count(
         settled = train.settle(TrainConfig(data="birds"), data)
         assert (settled.images, settled.min_count) == (images, least)
     assert train.settle(TrainConfig(), data).images == 80_000  # the scenes
-    asked = TrainConfig(data="birds", images=7, min_count=3, latents="on")
+    asked = TrainConfig(data="birds", images=7, min_count=3, latents="on", pairs="each")
     assert train.settle(asked, data) == asked
 
 
@@ -280,15 +280,15 @@ def test_how_long_a_run_takes_is_found_from_steps_of_all_stages_left(image_folde
     networks, _ = checkpoint.networks_of(state, Path("x"), config, torch.device("cpu"))
     steps = train.step_losses
 
-    def slow(dataset, networks, config, now, whole):
+    def slow(dataset, networks, config, now):
         clock[0] += 3 - now.halvings + (now.latent > 0) + (now.swd > 0)
-        return steps(dataset, networks, config, now, whole)
+        return steps(dataset, networks, config, now)
 
     monkeypatch.setattr(train, "step_losses", slow)
     monkeypatch.setattr(train.time, "monotonic", lambda: clock[0])
     for seen, seconds in ((0, 40 * 2 + 5 * 3 + 15 * 4 + 40 * 5), (1_200, 25 * 5)):
         progress = checkpoint.Progress(images_seen=seen, halvings=1)
-        found = train.estimate_seconds(data, networks, config, progress, True)
+        found = train.estimate_seconds(data, networks, config, progress)
         assert found == pytest.approx(train.UPDATE * seconds)
 
 
@@ -870,25 +870,28 @@ def test_the_decoder_learns_the_fullest_caption_and_the_completer_what_leads_to_
 
     batch = dataset.training_batch(data, model, config, 0)
     assert all(text.startswith("a flag of red and gold") for text in texts(batch.tokens))
-    either = dataclasses.replace(config, any_caption=True)
+    either = dataclasses.replace(config, pairs="each")
     assert "red" in texts(dataset.training_batch(data, model, either, 0).tokens)
 
-    assert dataset.prompts_are_captions(data, config)
-    prompts, captions = dataset.completer_batch(data, model, config, 0, 16, whole=True)
+    config = train.settle(config, data)
+    assert config.pairs == "captions"
+    prompts, captions = dataset.completer_batch(data, model, config, 0, 16)
     assert len(prompts) == len(captions) == 16 * config.completer_pairs
     assert all(text.startswith("a flag of red and gold") for text in texts(captions))
     assert {"red"} < set(texts(prompts)) <= {"", "red", *texts(captions)}
     with_unknown = dataclasses.replace(config, unknown_share=0.5)
-    found, _ = dataset.completer_batch(data, model, with_unknown, 0, 16, whole=True)
+    found, _ = dataset.completer_batch(data, model, with_unknown, 0, 16)
     known, asked = ([[i for i in row if i > UNKNOWN] for row in rows.tolist()]
                     for rows in (found, prompts))  # fmt: skip
     assert known == asked and (found == UNKNOWN).any()
-    prompts, _ = dataset.completer_batch(data, model, config, 0, 16, whole=False)
+    parts = dataclasses.replace(config, pairs="parts")
+    assert train.settle(parts, data) == parts
+    prompts, _ = dataset.completer_batch(data, model, parts, 0, 16)
     assert not set(texts(prompts)) <= {"", "red", *texts(captions)}
-    again, _ = dataset.completer_batch(data, model, config, 0, 16, whole=False)
+    again, _ = dataset.completer_batch(data, model, parts, 0, 16)
     assert torch.equal(prompts, again)
-    parts = dataclasses.replace(config, completer_prompts="parts")
-    assert not dataset.prompts_are_captions(data, parts)
+    _, captions = dataset.completer_batch(data, model, either, 0, 16)
+    assert "red" in texts(captions)
 
 
 def test_weights_can_be_given_a_completer_and_draw_the_same_as_typed(image_folder, capsys):

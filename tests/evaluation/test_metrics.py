@@ -197,7 +197,7 @@ def test_validation_completes_each_image_s_prompts_to_its_fullest_caption(tmp_pa
         return torch.tensor(float(len(prompts)))
 
     model = SimpleNamespace(tokenize=list, completer=SimpleNamespace(loss=loss))
-    found = [metrics.completion_loss(model, data, whole=True) for _ in range(2)]
+    found = [metrics.completion_loss(model, data, "captions") for _ in range(2)]
     assert found[0] == found[1] == pytest.approx((64 * 128 + 6 * 12) / 70)
     assert asked[: len(asked) // 2] == asked[len(asked) // 2 :]
     fullest = [caption for _, caption in captions for _ in range(2)]
