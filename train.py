@@ -386,7 +386,7 @@ def describe(config: TrainConfig, model: TextToImageModel, dataset: CaptionedIma
     num_words = len(model.tokenizer) - len(SPECIAL_TOKENS)
     few = f"  few images: {FEW} are the least that makes sense\n" if len(dataset) < FEW else ""
     prompts = {"captions": "whole captions", "parts": "parts of captions",
-               "each": "parts of captions, each of which stands for itself"}[config.pairs]  # fmt: skip
+               "each": "parts of captions, each by itself"}[config.pairs]  # fmt: skip
     latents = "what captions do not tell is drawn from the seed"
     if not config.noise_dim:
         latents = f"none, there are {images_per_caption(dataset):.1f} images for each caption"
