@@ -313,6 +313,9 @@ def first_weights(config: TrainConfig, captions: list[str]) -> dict:
              or (f.name not in free and getattr(config, f.name) != defaults[f.name])}  # fmt: skip
     other = [f"--set {name}={as_text(getattr(old.config, name))}"
              for name, value in asked.items() if getattr(old.config, name) != value]  # fmt: skip
+    if bool(new.noise_dim) != bool(old.config.noise_dim):
+        other = [flag for flag in other if not flag.startswith("--set noise_dim")]
+        other += ["--latents on" if old.config.noise_dim else "--latents off"]
     if other:
         raise UserError(f"{config.init_from} was trained with other sizes; add {' '.join(other)}")
     new = dataclasses.replace(old.config, **{name: getattr(new, name) for name in free})
@@ -339,7 +342,8 @@ def new_state(config: TrainConfig, fingerprints: dict[str, str], captions: list[
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         weights = first_weights(config, captions)
-        posterior = PosteriorEncoder(max(1, config.noise_dim)).state_dict()  # unused at 0
+        width = config.model_config().noise_dim
+        posterior = PosteriorEncoder(max(1, width)).state_dict()  # unused at 0
     progress = Progress(halvings=0 if config.init_from else config.model_config().max_halvings)
     return {"config": asdict(config), "data": fingerprints, **vars(progress), "model": weights,
             "ema": weights, "posterior": posterior, "optimizers": []}  # fmt: skip
@@ -413,8 +417,6 @@ def resume(config: TrainConfig, folder: Path, fingerprints: dict[str, str]) -> d
     left = {"images": 0, "min_count": 0, "latents": "auto", "pairs": "auto",
             "mask_scale": 0.0}  # fmt: skip
     kept = {n: state["config"].get(n, v) for n, v in left.items() if getattr(config, n) == v}
-    if "latents" in kept and config.noise_dim == ModelConfig.noise_dim:
-        kept["noise_dim"] = state["config"].get("noise_dim", config.noise_dim)
     config = dataclasses.replace(config, **kept)
     # A setting that came later has a default that changes nothing, so that older runs go on; where
     # it would change something, another one was renamed, and the run is refused above.

@@ -217,7 +217,7 @@ def kind_of_pairs(captions: Sequence[Sequence[str]]) -> str:
         if len(several) > 1:
             words = set(split_words(target := fullest(tuple(several))))
             lengths += [len(split_words(caption)) for caption in several]
-            own = [split_words(caption) for caption in several if caption != target]
+            own = [list(filter(is_word, split_words(c))) for c in several if c != target]
             shares += [sum(w in words for w in some) / len(some) for some in own if some]
     if sum(shares) < SHARED * len(shares):
         return "each"
@@ -272,6 +272,8 @@ def draw_pair(captions: tuple[str, ...], rng: random.Random, kind: str) -> tuple
     as nothing is added that was not meant: the circle in "a red circle and a blue star" is not all
     there is.
     """
+    if kind not in ("captions", "parts", "each"):
+        raise ValueError(f"there is no kind {kind!r} of pairs")
     if kind == "each":
         captions = (pick(rng, captions),)
     target, u = fullest(captions), rng.random()

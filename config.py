@@ -287,6 +287,8 @@ class TrainConfig(DataConfig, ModelConfig, Recipe):
             if list(value) != sorted(value) or (name != "grow_at" and len(value) != 2):
                 raise UserError(f"--set {name} takes fractions of the run in their order, "
                                 f"not {value}")  # fmt: skip
+        if self.latents == "on" and not self.noise_dim:
+            raise UserError("--latents on needs a width; leave out --set noise_dim=0")
         if self.completer_only and not self.completer_dim:
             raise UserError("--completer-only trains a completer; leave out --set completer_dim=0")
         if self.completer_only and not self.init_from:
@@ -304,13 +306,18 @@ class TrainConfig(DataConfig, ModelConfig, Recipe):
         data = Path(self.data).resolve().name if self.data else "scenes"
         return self.run or data + (f"-{self.preset}" if self.preset != "default" else "")
 
+    @property
+    def has_latents(self) -> bool:
+        return self.latents != "off" and self.noise_dim > 0
+
     def model_config(self) -> ModelConfig:
         """Of a new model. Masks are drawn as sharp as the losses saw them, those of the scenes
         sharper: where an image is not learnt well, sharper ones tint it."""
         settings = {f.name: getattr(self, f.name) for f in fields(ModelConfig)}
         seen = self.late_mask_scale if self.swd_weight else 1.0
         sharper = ModelConfig.mask_scale if self.swd_weight and not self.data else seen
-        return ModelConfig(**settings | {"mask_scale": self.mask_scale or sharper})
+        settings |= {"mask_scale": self.mask_scale or sharper}
+        return ModelConfig(**settings | {"noise_dim": self.noise_dim * self.has_latents})
 
 
 PRESETS = {

@@ -183,7 +183,7 @@ def evaluate(
     drawn = shown["drawn"]
     rows = {name: evaluation.measure(images)
             for name, images in tqdm(shown.items(), "measuring", unit="system")}  # fmt: skip
-    rows["drawn"] |= systems.fit(drawn, real, resamples)
+    rows["drawn"] |= systems.fit(drawn, real, captions, resamples)
     if not are_scenes(dataset):  # their training captions are as easy as those held out
         rows["trained on"] = measure_trained_on(model, panel, training, reference, amounts)
         title = "Images trained on, none picked"
@@ -233,12 +233,12 @@ def measure_trained_on(
     amounts: Amounts,
 ) -> dict:
     """The numbers of drawings of captions that were trained on, beside their own images."""
-    numbers = training.numbers[: amounts.images]
-    captions, (real, _) = training.captions[: amounts.images], training.images.batch(numbers)
+    numbers, captions = (some[-amounts.images :] for some in (training.numbers, training.captions))
+    real, _ = training.images.batch(numbers)  # the reference may hold the first of these numbers
     tests = TestSet(captions, real, [])
     evaluation = systems.Evaluation(panel.encoder, tests, reference, training.captions, amounts)
     drawn = draw(model, captions, list(range(len(captions))))
-    return evaluation.measure(drawn) | systems.fit(drawn, real, amounts.resamples)
+    return evaluation.measure(drawn) | systems.fit(drawn, real, captions, amounts.resamples)
 
 
 def evaluate_scenes(

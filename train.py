@@ -56,7 +56,7 @@ from dataset import (
     items_at,
     training_batch,
 )
-from evaluation.metrics import completion_loss, fit, validate
+from evaluation.metrics import CANDIDATES, completion_loss, fit, validate
 from evaluation.systems import save_samples
 from files import locked, write_text
 from losses import colour_loss, kl_divergence, regression_loss, sliced_wasserstein_loss
@@ -88,7 +88,7 @@ def clock_at(recipe: TrainConfig, progress: Progress) -> Clock:
         learning_rate(recipe, seen, start),
         # Never more than before: with --init-from, training begins at full size.
         min(progress.halvings, halvings),
-        ramp(recipe, seen, start, recipe.latent_ramp) if recipe.noise_dim else 0.0,
+        ramp(recipe, seen, start, recipe.latent_ramp) if recipe.has_latents else 0.0,
         ramp(recipe, seen, start, recipe.swd_ramp) if recipe.swd_weight else 0.0,
     )
 
@@ -181,9 +181,10 @@ def update_ema(ema: nn.Module, model: nn.Module, half_life: float, batch_size: i
 
 
 def rises(values: list[float]) -> bool:
-    """Whether the last of these losses is the first that is OVERFIT times the lowest before it."""
-    over = [v > OVERFIT * min(values[: i + 1]) for i, v in enumerate(values)]
-    return over[-1] and not any(over[:-1])
+    """Whether the last of these losses is beyond OVERFIT times the lowest, and the one before it
+    was not."""
+    over = [False] + [v > OVERFIT * min(values[: i + 1]) for i, v in enumerate(values)]
+    return over[-1] and not over[-2]
 
 
 def track_best(progress: Progress, measured: dict, ema: TextToImageModel, recipe: Recipe) -> str:
@@ -203,11 +204,12 @@ def track_best(progress: Progress, measured: dict, ema: TextToImageModel, recipe
         if not progress.best or measured[name] <= progress.best[name]:
             weights = copy.deepcopy(ema.state_dict())
             progress.best = {"images": seen, name: measured[name], "weights": weights}
-    elif recipe.noise_dim and ramp(recipe, seen, start, recipe.latent_ramp) > 0:
+    elif recipe.has_latents and ramp(recipe, seen, start, recipe.latent_ramp) > 0:
         return ""  # the drawing at latent 0, which the other loss is of, is not fitted any more
     else:
         name, ending = "regression_loss", "; more images help, or a new run with --images {:d}"
-    if not rises([line[name] for line in lines]):
+    kept_from_before = name == "energy_score" and progress.best["images"] <= start
+    if kept_from_before or not rises([line[name] for line in lines]):
         return ""
     lowest = min(lines, key=lambda line: line[name])
     return (
@@ -344,8 +346,8 @@ def open_data(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages]:
 
 
 def images_per_caption(dataset: CaptionedImages) -> float:
-    """How many images share their fullest caption, on average, of LOOKED_AT images."""
-    captions = [fullest(several) for several in dataset.captions_of_each(LOOKED_AT)]
+    """How many images share their fullest caption, on average."""
+    captions = [fullest(several) for several in dataset.captions_of_each(len(dataset))]
     return len(captions) / len(set(captions))
 
 
@@ -357,24 +359,21 @@ def settle(config: TrainConfig, dataset: CaptionedImages) -> TrainConfig:
     """
     once = dataset.once()
     images = config.images or run_length(len(once), scenes=not config.data)
-    min_count = config.min_count or word_minimum(len(once))
-    noise_dim, auto = config.noise_dim, config.latents == "auto"
-    if auto and config.init_from:
-        path, _ = checkpoint.choose_weights(config.init_from)
-        noise_dim = checkpoint.load_model(path).config.noise_dim
-    elif config.latents == "off" or (auto and config.data and images_per_caption(once) < ALIKE):
-        noise_dim = 0
+    min_count, latents = config.min_count or word_minimum(len(once)), config.latents
+    if latents == "auto":
+        latents = "on" if config.noise_dim else "off"
+        if config.init_from:
+            path, _ = checkpoint.choose_weights(config.init_from)
+            latents = "on" if checkpoint.load_model(path).config.noise_dim else "off"
+        elif config.data and (shared := images_per_caption(once)) < ALIKE:
+            latents = "off"
+            print(
+                f"no latents, as there are {shared:.1f} images for each caption; else --latents on"
+            )
     pairs = config.pairs
     if pairs == "auto":
-        pairs = kind_of_pairs(dataset.captions_of_each(LOOKED_AT))
-    return replace(
-        config,
-        images=images,
-        min_count=min_count,
-        noise_dim=noise_dim,
-        latents="on" if noise_dim else "off",
-        pairs=pairs,
-    )
+        pairs = kind_of_pairs(once.captions_of_each(LOOKED_AT))
+    return replace(config, images=images, min_count=min_count, latents=latents, pairs=pairs)
 
 
 def describe(config: TrainConfig, model: TextToImageModel, dataset: CaptionedImages) -> str:
@@ -387,12 +386,9 @@ def describe(config: TrainConfig, model: TextToImageModel, dataset: CaptionedIma
     few = f"  few images: {FEW} are the least that makes sense\n" if len(dataset) < FEW else ""
     prompts = {"captions": "whole captions", "parts": "parts of captions",
                "each": "parts of captions, each by itself"}[config.pairs]  # fmt: skip
-    latents = "what captions do not tell is drawn from the seed"
-    if not config.noise_dim:
-        latents = f"none, there are {images_per_caption(dataset):.1f} images for each caption"
     completer = f"  prompts: completed, as learnt from {prompts}\n" if model.completer else ""
     return (
-        f"{dataset.summary()}\n{few}{completer}  latents: {latents}\n"
+        f"{dataset.summary()}\n{few}{completer}"
         f"  vocabulary: {num_words:,} words; {num_cut:,} of {len(captions):,} captions cut to "
         f"{limit} tokens (the longest has {max(lengths)})\n"
         f"model: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
@@ -405,13 +401,16 @@ def estimate_seconds(
     networks: Networks,
     config: TrainConfig,
     progress: Progress,
+    end: int,
 ) -> float:
-    """How long the rest of a run takes here, by two steps in the middle of each of its stages, of
-    which nothing is learnt: early images are small, and later ones have more losses."""
+    """How long a run takes here up to `end`, without validation: from two steps in the middle of
+    each of its stages, as early images are small and later ones have more losses. Nothing is
+    learnt from them."""
     marks = sorted({0.0, 1.0, *config.grow_at, config.latent_ramp[0], config.swd_ramp[0]})
-    done, seconds = progress.images_seen / config.images, 0.0
-    for first, last in pairwise(marks):
-        if last <= done:
+    seconds = 0.0
+    for first, last in pairwise(mark for mark in marks if mark <= 1):
+        num = min(last * config.images, end) - max(first * config.images, progress.images_seen)
+        if num <= 0:
             continue
         middle = replace(progress, images_seen=int((first + last) / 2 * config.images))
         for _ in range(2):  # the first makes ready
@@ -421,7 +420,7 @@ def estimate_seconds(
             float(nn.utils.get_total_norm([p.grad for p in networks.model.parameters()
                                            if p.grad is not None]))  # fmt: skip
             took = time.monotonic() - began
-        seconds += UPDATE * took * (last - max(first, done)) * config.images / config.batch_size
+        seconds += UPDATE * took * num / config.batch_size
     return seconds
 
 
@@ -487,14 +486,14 @@ def train(
     model, ema, posterior = networks
     groups = [[p for group in o.param_groups for p in group["params"]] for o in optimizers]
     words, parameters = sum(groups[2:], []), groups[0] + groups[1]
+    once = dataset.once()
     about = provenance(device) | {"precision": str(precision)}
     print(f"{describe(config, model, dataset)}, {device}, {precision}")
-    sightings = config.images / len(dataset.once())
-    length = f"{config.images:,} images (each one about {sightings:.0f} times)"
+    length = f"{config.images:,} images (each one about {config.images / len(once):.0f} times)"
     print(f"run: {folder}, {length}, from image {progress.images_seen:,}")
     if end - progress.images_seen >= LONG:
-        seconds = estimate_seconds(dataset, networks, config, progress)
-        print(f"about {math.ceil(seconds / 60):,} min here")
+        seconds = estimate_seconds(dataset, networks, config, progress, end)
+        print(f"at least {math.ceil(seconds / 60):,} min here")
     checkpoint.write_record(folder, about, config, model.config, progress.images_seen)
     log = Log(folder / "metrics.jsonl", config, progress, dataset)
     stopping = False
@@ -532,7 +531,7 @@ def train(
             due = finished or passed(before, seen, config.sample_every)
             if due or passed(before, seen, config.sample_every / config.logs_per_sample):
                 draws = due and not config.completer_only
-                log.train(size, {"lr": clock.lr} | (fit(ema, dataset) if draws else {}))
+                log.train(size, {"lr": clock.lr} | (fit(ema, once) if draws else {}))
 
             # Validate and sample
             if due:
@@ -542,7 +541,7 @@ def train(
                 log.add("validation", size, measured)
                 for warning in (track_best(progress, measured, ema, config),
                                 track_best_completer(progress, measured, ema),
-                                doubt_captions(progress, config, len(dataset.once()))):  # fmt: skip
+                                doubt_captions(progress, config, len(once))):  # fmt: skip
                     if warning:
                         log.bar.write(warning)
                 title = f"{folder.name}: {seen:,} images seen; images held out, none picked"
@@ -558,7 +557,8 @@ def train(
                 checkpoint.save_run(
                     folder, config, fingerprints, progress, networks, optimizers, keep
                 )
-    print_summary(config, folder, progress, end, about["command"])
+    few = tuple(min(CANDIDATES, len(images)) for images in (once, validation))
+    print_summary(config, folder, progress, end, about["command"], few)
     if stop.status:
         sys.exit(stop.status)
     return folder
@@ -577,9 +577,15 @@ def nothing_left_to_do(config: TrainConfig, folder: Path, seen: int, end: int) -
 
 
 def print_summary(
-    config: TrainConfig, folder: Path, progress: Progress, end: int, command: str
+    config: TrainConfig,
+    folder: Path,
+    progress: Progress,
+    end: int,
+    command: str,
+    few: tuple[int, int],
 ) -> None:
-    """What a person wants to know when training stops."""
+    """What a person wants to know when training stops. few: how many images of training and of
+    validation own_nearest chooses from."""
     seen, best = progress.images_seen, progress.best
     if seen < config.images:
         if seen == end:
@@ -588,8 +594,8 @@ def print_summary(
         return
     fits = [line["own_nearest"] for line in progress.metrics[-2:] if "own_nearest" in line]
     if len(fits) == 2:
-        print("of up to 100 images, the own one is nearest to {:.0%} of drawings of captions "
-              "trained on, {:.0%} of those held out".format(*fits))  # fmt: skip
+        print(f"the own image of {few[0]} is nearest to {fits[0]:.0%} of drawings of captions "
+              f"trained on, of {few[1]} to {fits[1]:.0%} of those held out")  # fmt: skip
     if best and best["images"] < seen:
         print(f"the weights of image {best['images']:,} drew held-out captions best: they are kept")
     name, file = shlex.quote(folder.name), shlex.quote(f"{folder.name}.pth")

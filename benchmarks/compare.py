@@ -47,7 +47,7 @@ VARIANTS: dict[str, dict] = {
     "twice the learning rate": {"lr": 3e-3},
     "half the learning rate of Muon": {"muon_lr_ratio": 6.5},
     # Captions.
-    "any caption of an image, not the fullest": {"pairs": "each"},
+    "each caption of an image for itself": {"pairs": "each"},
     # The model.
     "words looked at on 4x4 and 8x8 alone": {"word_attentions": 2},
     "no convolution before the layers": {"refine": False},

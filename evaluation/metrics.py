@@ -5,7 +5,7 @@ None of the distances can be compared with published ones: the features are othe
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -168,6 +168,28 @@ def chance_of_none(num_better: Tensor, total: int, candidates: int = CANDIDATES)
     return (free / (total - before)).prod(dim=1)
 
 
+def next_other(captions: Sequence[str]) -> list[int]:
+    """For each caption, the number of the next one, cyclically, that differs; its own where none
+    does."""
+    num, found = len(captions), []
+    for i, caption in enumerate(captions):
+        later = ((i + k) % num for k in range(1, num))
+        found.append(next((j for j in later if captions[j] != caption), i))
+    return found
+
+
+def own_captions(
+    drawn: Tensor, real: Tensor, captions: Sequence[str]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of drawings of these captions and their images, (N, 3, S, S) each in -1..1: the squared error
+    of each drawing, that of another caption's drawing in its place, and `own_nearest`, (N,)."""
+    own, other = drawn.new_empty(len(drawn)), drawn.new_empty(len(drawn))
+    for i, j in enumerate(next_other(captions)):
+        own[i] = (drawn[i] - real[i]).square().mean()
+        other[i] = (drawn[j] - real[i]).square().mean()
+    return own, other, own_nearest(thumbnails(drawn), thumbnails(real))
+
+
 def own_nearest(drawn: Tensor, real: Tensor) -> Tensor:
     """The probability that the drawing of a caption is nearer to its own image than to 99 others
     of `real`, all if there are fewer, (N,). Both are thumbnails (N, 768), in the same order."""
@@ -302,17 +324,12 @@ def fit(model: TextToImageModel, dataset: CaptionedImages) -> dict[str, float]:
     ignored); own_nearest: how often the own image is nearer to the drawing than 99 others.
     """
     num = min(NUM_FIT, len(dataset))
-    numbers, seeds = [i * len(dataset) // num for i in range(num)], list(range(num))
-    own, other, thumbs = 0.0, 0.0, []
-    for start in range(0, num, BATCH):
-        images, captions = dataset.batch(numbers[start : start + BATCH])
-        texts = [fullest(several) for several in captions]
-        drawn, real = model.draw(texts, seeds[start : start + BATCH]).cpu(), from_uint8(images)
-        own += (drawn - real).square().sum().item()
-        other += (drawn.roll(1, 0) - real).square().sum().item()
-        thumbs.append((thumbnails(drawn), thumbnails(real)))
-    nearest = own_nearest(*(torch.cat(some) for some in zip(*thumbs, strict=True)))
-    return {"text_dependence": other / max(own, 1e-12), "own_nearest": mean(nearest)}
+    images, captions = dataset.batch([i * len(dataset) // num for i in range(num)])
+    real, texts = from_uint8(images), [fullest(several) for several in captions]
+    drawn = [model.draw(texts[i : i + BATCH], list(range(i, min(i + BATCH, num)))).cpu()
+             for i in range(0, num, BATCH)]  # fmt: skip
+    own, other, near = own_captions(torch.cat(drawn), real, texts)
+    return {"text_dependence": ratio_of_means(other, own), "own_nearest": mean(near)}
 
 
 @torch.no_grad()

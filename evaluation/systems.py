@@ -135,11 +135,11 @@ class Evaluation:
         return numbers | {"candidates": min(metrics.CANDIDATES, len(self.candidates))}
 
 
-def fit(drawn: Tensor, real: Tensor, resamples: int) -> dict[str, list[float]]:
-    """metrics.fit with intervals, of all these drawings and their images, (N, 3, S, S) uint8."""
-    drawn, real = from_uint8(drawn), from_uint8(real)
-    own, other = ((x - real).square().flatten(1).mean(dim=1) for x in (drawn, drawn.roll(1, 0)))
-    near = metrics.own_nearest(metrics.thumbnails(drawn), metrics.thumbnails(real))
+def fit(
+    drawn: Tensor, real: Tensor, captions: Sequence[str], resamples: int
+) -> dict[str, list[float]]:
+    """metrics.fit with intervals, of all these drawings, (N, 3, S, S) uint8, of these captions."""
+    own, other, near = metrics.own_captions(from_uint8(drawn), from_uint8(real), captions)
     return {"text_dependence": bootstrap(metrics.ratio_of_means, other, own, resamples=resamples),
             "own_nearest": bootstrap(mean, near, resamples=resamples)}  # fmt: skip
 

@@ -115,7 +115,7 @@ def about_images(files: list[File], config: CheckConfig) -> list[str]:
 def about_captions(opened: OpenedCollection, config: CheckConfig) -> Told:
     captions, problems = opened.captions(opened.indices("train")), []
     counts = Counter(word for caption in captions for word in split_words(caption))
-    least = config.min_count or word_minimum(len(opened.indices("train")))
+    least = config.min_count or word_minimum(len(np.unique(opened.indices("train"))))
     tokenizer = Tokenizer.learn(captions, least)
     lengths = np.array([len(split_words(caption)) for caption in captions] or [0])
     limit = ModelConfig().max_tokens

@@ -210,9 +210,9 @@ def test_the_collection_decides_the_length_of_a_run_and_the_words_that_count(
     monkeypatch.setattr(train, "images_per_caption", lambda _: 2.9)
     for num, images, least in ((57, 30_000, 1), (5_000, 200_000, 1), (90_000, 600_000, 2)):
         data.once = lambda num=num: range(num)  # repeats count once
-        settled = train.settle(TrainConfig(data="birds"), data)
+        settled = train.settle(TrainConfig(data="birds", pairs="parts"), data)
         assert (settled.images, settled.min_count) == (images, least)
-    assert train.settle(TrainConfig(), data).images == 80_000  # the scenes
+    assert train.settle(TrainConfig(pairs="parts"), data).images == 80_000  # the scenes
     asked = TrainConfig(data="birds", images=7, min_count=3, latents="on", pairs="each")
     assert train.settle(asked, data) == asked
 
@@ -223,13 +223,22 @@ def test_latents_are_there_where_many_images_share_a_caption(image_folder, monke
 
     def width(**settings):
         settled = train.settle(TrainConfig(**{"data": "birds"} | settings), data)
-        assert settled.latents == ("on" if settled.noise_dim else "off")
-        return settled.noise_dim
+        assert settled.latents == ("on" if settled.has_latents else "off")
+        return settled.model_config().noise_dim
 
     assert width() == width(latents="on") == 64 and width(latents="off") == 0
     monkeypatch.setattr(train, "images_per_caption", lambda _: 2.9)
-    assert width() == width(noise_dim=0, latents="on") == 0 and width(latents="on") == 64
+    assert width() == width(noise_dim=0) == 0
+    assert width(latents="on", noise_dim=32) == 32 and width(latents="on") == 64
     assert width(data="") == 64  # the scenes
+
+
+@pytest.mark.parametrize("settings", [{"latents": "off"}, {"noise_dim": 0}, {"noise_dim": 8},
+                                      {"latents": "on", "noise_dim": 8}])  # fmt: skip
+def test_a_run_with_or_without_latents_goes_on_by_the_same_command(image_folder, settings):
+    train.main(tiny(image_folder, images=32, stop_after=16, **settings))
+    run = train.main(tiny(image_folder, images=32, **settings))
+    assert checkpoint.load(run / "checkpoint.pth")["images_seen"] == 32
 
 
 def test_masks_are_drawn_as_sharp_as_losses_saw_them_those_of_the_scenes_sharper():
@@ -248,7 +257,7 @@ def test_a_run_goes_on_with_what_the_collection_decided(image_folder, monkeypatc
     for name, value in decided.items():
         monkeypatch.setattr(train, name, lambda *_, value=value, **__: value)
     train.main(tiny(image_folder, run="halves", images=0, stop_after=48))
-    assert "latents: none, there are 1.0 images for each caption" in capsys.readouterr().out
+    assert "no latents, as there are 1.0 images for each caption" in capsys.readouterr().out
     for name in ("run_length", "word_minimum"):
         monkeypatch.setattr(train, name, None)  # not asked again
     assert_same_bits(whole, train.main(tiny(image_folder, run="halves", images=0)))
@@ -262,6 +271,8 @@ def test_a_run_from_other_weights_has_latents_where_they_have(image_folder):
     config = tiny(image_folder, run="second", init_from=str(first), images=16)
     second = train.main(config)
     assert checkpoint.load_model(second / "checkpoint.pth").config.noise_dim == 0
+    with pytest.raises(UserError, match="trained with other sizes; add --latents off"):
+        train.main(dataclasses.replace(config, run="third", latents="on"))
 
 
 def test_how_long_a_run_takes_is_told_and_changes_no_bit(image_folder, monkeypatch, capsys):
@@ -269,12 +280,12 @@ def test_how_long_a_run_takes_is_told_and_changes_no_bit(image_folder, monkeypat
     assert "(each one about 2 times)" in capsys.readouterr().out
     monkeypatch.setattr(train, "LONG", 1)
     assert_same_bits(told, train.main(tiny(image_folder, run="told")))
-    assert "about 1 min here" in capsys.readouterr().out
+    assert "at least 1 min here" in capsys.readouterr().out
 
 
 def test_how_long_a_run_takes_is_found_from_steps_of_all_stages_left(image_folder, monkeypatch):
     """With a step of a stage that takes 1, 2, 3, 4, 5 seconds."""
-    config, clock = tiny(image_folder, images=1_600, noise_dim=8), [0.0]
+    config, clock = tiny(image_folder, images=1_600, noise_dim=8, pairs="parts"), [0.0]
     data, _ = train.open_data(config)
     state = checkpoint.new_state(config, {}, data.captions())
     networks, _ = checkpoint.networks_of(state, Path("x"), config, torch.device("cpu"))
@@ -288,8 +299,10 @@ def test_how_long_a_run_takes_is_found_from_steps_of_all_stages_left(image_folde
     monkeypatch.setattr(train.time, "monotonic", lambda: clock[0])
     for seen, seconds in ((0, 40 * 2 + 5 * 3 + 15 * 4 + 40 * 5), (1_200, 25 * 5)):
         progress = checkpoint.Progress(images_seen=seen, halvings=1)
-        found = train.estimate_seconds(data, networks, config, progress)
+        found = train.estimate_seconds(data, networks, config, progress, 1_600)
         assert found == pytest.approx(train.UPDATE * seconds)
+    found = train.estimate_seconds(data, networks, config, checkpoint.Progress(halvings=1), 160)
+    assert found == pytest.approx(train.UPDATE * 10 * 2)
 
 
 def test_captions_that_drawings_hardly_depend_on_are_told_once(image_folder, monkeypatch, capsys):
@@ -309,7 +322,8 @@ def test_how_well_drawings_fit_their_captions_is_logged_and_told(image_folder, c
     assert [line["split"] for line in lines] == 2 * ["train", "validation"]
     both = [f"{line['own_nearest']:.0%}" for line in lines[-2:]]
     told = capsys.readouterr().out
-    assert f"nearest to {both[0]} of drawings of captions trained on, {both[1]} of those" in told
+    assert f"of 57 is nearest to {both[0]} of drawings of captions trained on" in told
+    assert f"of 3 to {both[1]} of those held out" in told
 
 
 def test_gradients_are_clipped(image_folder, monkeypatch):
@@ -996,6 +1010,7 @@ def test_flip_is_refused_where_captions_name_sides(image_folder):
         ({"run": "../elsewhere"}, "plain name"),
         ({"run": ".."}, "plain name"),
         ({"run": "cache"}, "plain name"),
+        ({"latents": "on", "noise_dim": 0}, "--latents on needs a width"),
     ],
 )
 def test_bad_values_stop_before_any_work(settings, message):

@@ -128,6 +128,22 @@ def test_the_own_image_is_nearest_as_often_as_in_choices_of_candidates():
     assert (metrics.own_nearest(real[:1].expand(130, -1), real) < 1)[1:].all()
 
 
+def test_drawings_are_compared_with_those_of_other_captions_and_images_once(tmp_path):
+    captions = ["red"] * 6 + ["blue"] * 3 + ["red"]
+    assert metrics.next_other(captions) == [6] * 6 + [9] * 3 + [6]
+    assert metrics.next_other(["red"] * 2) == [0, 1]
+    drawn, real = torch.rand(2, 10, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    own, other, _ = metrics.own_captions(drawn, real, captions)
+    torch.testing.assert_close(own, (drawn - real).square().flatten(1).mean(1))
+    torch.testing.assert_close(other[7], (drawn[9] - real[7]).square().mean())
+    images = pixels(20, 16, 16, 3)
+    data = collection(tmp_path, images, [f"number {i // 2}" for i in range(20)])
+    shown = from_uint8(torch.from_numpy(images).permute(0, 3, 1, 2))
+    model = SimpleNamespace(draw=lambda texts, seeds: shown[seeds])
+    found = metrics.fit(model, data)
+    assert found["own_nearest"] == 1 and found["text_dependence"] > 100
+
+
 def test_a_pattern_of_dots_stands_out_and_blur_and_noise_do_not():
     rng = torch.Generator().manual_seed(0)
     real = torch.rand(8, 3, 64, 64, generator=rng)
