@@ -226,11 +226,11 @@ def test_latents_are_there_where_many_images_share_a_caption(image_folder, monke
         assert settled.latents == ("on" if settled.has_latents else "off")
         return settled.model_config().noise_dim
 
-    assert width() == width(latents="on") == 64 and width(latents="off") == 0
+    assert width() == width(latents="on") == 32 and width(latents="off") == 0
     monkeypatch.setattr(train, "images_per_caption", lambda _: 2.9)
     assert width() == width(noise_dim=0) == 0
-    assert width(latents="on", noise_dim=32) == 32 and width(latents="on") == 64
-    assert width(data="") == 64  # the scenes
+    assert width(latents="on", noise_dim=8) == 8 and width(latents="on") == 32
+    assert width(data="") == 32  # the scenes
 
 
 @pytest.mark.parametrize("settings", [{"latents": "off"}, {"noise_dim": 0}, {"noise_dim": 8},
@@ -520,14 +520,14 @@ def test_a_run_may_start_from_other_weights_and_keeps_their_words(image_folder):
     with pytest.raises(UserError, match="--init-from was '', is 'weights.pth'"):
         train.main(tiny(image_folder, run="old", init_from="weights.pth", images=192))
     config = tiny(image_folder, run="other", init_from=str(old), latents="on", noise_dim=8)
-    with pytest.raises(UserError, match="other sizes; add --set noise_dim=64"):
+    with pytest.raises(UserError, match="other sizes; add --set noise_dim=32"):
         train.main(config)
     wider = tiny(image_folder, run="other", init_from=str(old), channels=(32, 32, 32))
     with pytest.raises(UserError, match="other sizes; add --set channels=64,48,32,24"):
         train.main(wider)
-    config = tiny(image_folder, run="calm", init_from=str(old), truncation=0.1, stop_after=16)
+    config = tiny(image_folder, run="calm", init_from=str(old), mask_scale=1.5, stop_after=16)
     calm = checkpoint.load_model(train.main(config) / "checkpoint.pth")
-    assert calm.config == dataclasses.replace(source.config, truncation=0.1)
+    assert calm.config == dataclasses.replace(source.config, mask_scale=1.5)
 
 
 def test_a_moved_folder_is_the_same_data(image_folder):
@@ -665,13 +665,18 @@ def test_images_grow_at_their_fractions_of_the_run_and_are_never_halved_again():
     assert halvings(0, 2, grow_at=(0.0,)) == halvings(0, 2, grow_at=()) == 0
 
 
-def test_the_terms_of_a_step_are_those_that_count_by_then(image_folder):
+def late_step(image_folder):
+    """A batch, networks that have learnt nothing, and their settings."""
     config = tiny(image_folder, precision="float32")
     data, _ = train.open_data(config)
     state = checkpoint.new_state(config, {}, data.captions())
     networks, _ = checkpoint.networks_of(state, Path("x"), config, torch.device("cpu"))
     networks.model.halvings = networks.ema.halvings = 0  # as late in a run
-    batch = dataset.training_batch(data, networks.model, config, 0)
+    return dataset.training_batch(data, networks.model, config, 0), networks, config
+
+
+def test_the_terms_of_a_step_are_those_that_count_by_then(image_folder):
+    batch, networks, config = late_step(image_folder)
     for fraction, terms in [(0.0, {"regression_loss"}), (1.0, {
         "regression_loss", "kl_loss", "prior_loss", "swd_loss", "colour_loss"})]:  # fmt: skip
         clock = train.Clock(0, 1e-3, 0, fraction, fraction)
@@ -957,7 +962,7 @@ def test_each_setting_of_a_term_changes_what_is_learnt(image_folder, monkeypatch
     changed = {"late_mask_scale": 1.0, "latent_ramp": (0.9, 1.0), "swd_ramp": (0.9, 1.0),
                "kl_weight": 0.0, "swd_weight": 1.0, "swd_filters": 1, "swd_scales": 1,
                "grow_at": (), "muon_lr_ratio": 1.0, "muon_momentum": 0.5, "weight_decay": 0.5,
-               "adam_betas": (0.5, 0.9), "max_grad_norm": 0.1, "prior_samples": 1,
+               "adam_betas": (0.5, 0.9), "max_grad_norm": 0.1, "latent_dropout": 0.9,
                "ema_half_life": 0.5}  # fmt: skip
     one = train.main(tiny(image_folder, run="one", **short))
     others = {name: train.main(tiny(image_folder, run=name, **short | {name: value}))
@@ -969,18 +974,20 @@ def test_each_setting_of_a_term_changes_what_is_learnt(image_folder, monkeypatch
         part = "ema" if name == "ema_half_life" else "model"
         first, other = weights_of(one, part), weights_of(run, part)
         differing = [n for n, w in first.items() if not torch.equal(w, other[n])]
-        assert any(name == "prior_samples" or not n.startswith("prior") for n in differing), name
+        assert any(not n.startswith("prior") for n in differing), name
 
 
-def test_the_prior_learns_from_latents_and_leaves_them_alone(image_folder):
-    unclipped = {"max_grad_norm": 1e9}  # else its gradient shortens all others
-    one = train.main(tiny(image_folder, run="one", **unclipped))
-    other = train.main(tiny(image_folder, run="other", prior_weight=1.0, **unclipped))
-    for part in ("model", "posterior"):
-        a, b = weights_of(one, part), weights_of(other, part)
-        assert [n for n in a if not n.startswith("prior") and not torch.equal(a[n], b[n])] == []
-    learnt = [w for n, w in weights_of(one).items() if n.startswith("prior.couplings")]
-    assert all(w.any() for w in learnt)  # the last layer of each coupling starts at zero
+def test_the_prior_alone_learns_from_its_loss_and_the_posterior_alone_pays(image_folder):
+    batch, networks, config = late_step(image_folder)
+    model, _, posterior = networks
+    torch.nn.init.normal_(model.prior.to_bins.weight)  # it starts at zero, and passes nothing on
+    names = {p: f"model.{n}" for n, p in model.named_parameters()}
+    names |= {p: f"posterior.{n}" for n, p in posterior.named_parameters()}
+    for name, part in (("prior_loss", "model.prior."), ("kl_loss", "posterior.")):
+        losses = train.compute_losses(batch, networks, config, train.Clock(0, 1e-3, 0, 1.0, 1.0))
+        found = torch.autograd.grad(losses[name], list(names), allow_unused=True)
+        learns = {n for n, g in zip(names.values(), found, strict=True) if g is not None}
+        assert learns and learns == {n for n in names.values() if n.startswith(part)}
 
 
 def test_flip_is_refused_where_captions_name_sides(image_folder):
