@@ -140,7 +140,7 @@ class ModelConfig:
     num_layers: int = hidden(6, positive=True)  # that an image is composed of
     augmentation_dim: int = hidden(len(AUGMENTATIONS))  # columns that the decoder is told
     prior_dim: int = hidden(128)  # width of what draws latents; a multiple of 4
-    mask_scale: float = hidden(3.4, positive=True)  # of mask logits when drawing; 1: doubt is mixed
+    mask_scale: float = hidden(3.8, positive=True)  # of mask logits when drawing; 1: doubt is mixed
 
     def __post_init__(self) -> None:
         check_values(self)

@@ -107,7 +107,7 @@ class LatentPrior(nn.Module):
         mask = tokens != PAD
         words = self.reader(self.embedding(tokens), mask)  # (B, L, D)
         mean = (words * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-        state = self.begin(mean).tanh().chunk(2, dim=1)
+        state = tuple(x.contiguous() for x in self.begin(mean).tanh().chunk(2, dim=1))
         return Reading(split_heads(self.key_value(words), 2), mask[:, None, None], state)
 
     def attend(self, hidden: Tensor, reading: Reading) -> Tensor:
@@ -121,7 +121,7 @@ class LatentPrior(nn.Module):
         """tokens (B, L), latent (B, Z) -> logits (B, Z, BINS) of each value, given those before."""
         reading = self.read(tokens)
         before = F.pad(bin_of(latent)[:, :-1], (1, 0)) + self.offsets  # (B, Z)
-        state = tuple(x[None].contiguous() for x in reading.state)
+        state = tuple(x[None] for x in reading.state)
         hidden, _ = self.lstm(self.bins(before) + self.places, state)  # (B, Z, D)
         return self.attend(hidden, reading)
 

@@ -45,7 +45,7 @@ def small_model(seed: int = 0, **settings) -> TextToImageModel:
 @pytest.mark.parametrize("image_size", [32, 64, 128, 256])
 def test_images_have_the_configured_size(image_size):
     model = small_model(image_size=image_size, channels=(8,) * 6)
-    images = model(model.tokenize(CAPTIONS), torch.randn(4, 16))
+    images = model(model.tokenize(CAPTIONS), torch.rand(4, 16))
     assert images.shape == (4, 3, image_size, image_size) and images.dtype == torch.float32
     assert model.draw(CAPTIONS, [0, 1, 2, 3]).abs().max() <= 1
 
@@ -53,7 +53,7 @@ def test_images_have_the_configured_size(image_size):
 @pytest.mark.parametrize("text_encoder", ["lstm", "attention", "both"])
 def test_padding_does_not_change_the_image(text_encoder):
     model = small_model(text_encoder=text_encoder)
-    tokens, noise = model.tokenize(["a red circle"]), torch.randn(1, 16)
+    tokens, noise = model.tokenize(["a red circle"]), torch.rand(1, 16)
     padded = torch.cat([tokens, torch.full((1, 9), PAD)], dim=1)
     torch.testing.assert_close(model(tokens, noise), model(padded, noise), atol=1e-5, rtol=0)
 
@@ -147,7 +147,7 @@ def test_attention_weights_sum_to_one_over_words_and_ignore_padding():
 
 def test_attention_weights_come_only_when_asked_for_and_change_nothing():
     model = small_model()
-    tokens, noise = model.tokenize(CAPTIONS), torch.randn(4, 16)
+    tokens, noise = model.tokenize(CAPTIONS), torch.rand(4, 16)
     images, weights = model(tokens, noise, return_attention=True)
     torch.testing.assert_close(images, model(tokens, noise))
     length = tokens.shape[1]
@@ -356,7 +356,7 @@ def test_the_last_features_are_refined_before_they_become_layers():
     model, seen = small_model(), []
     model.to_layers.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     model.refine.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    model(model.tokenize(CAPTIONS), torch.randn(4, 16))
+    model(model.tokenize(CAPTIONS), torch.rand(4, 16))
     before, after = seen  # of a leaky ReLU each, which can be undone
     before, after = (torch.where(x < 0, x / 0.2, x) for x in (before, after))
     refined = before + model.refine(nn.functional.leaky_relu(before, 0.2))

@@ -245,7 +245,7 @@ def test_masks_are_drawn_as_sharp_as_losses_saw_them_those_of_the_scenes_sharper
     def scale(**settings):
         return TrainConfig(**settings).model_config().mask_scale
 
-    assert scale() == 3.4 and scale(data="birds") == 2.0 == Recipe.late_mask_scale
+    assert scale() == 3.8 and scale(data="birds") == 2.0 == Recipe.late_mask_scale
     assert scale(data="birds", late_mask_scale=2.5) == 2.5
     assert scale(swd_weight=0.0) == scale(data="birds", swd_weight=0.0) == 1.0
     assert scale(mask_scale=3.0) == scale(data="birds", mask_scale=3.0) == 3.0
