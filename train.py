@@ -1,6 +1,6 @@
 """How does the model learn? One loop over captioned images.
 
-    python train.py                         the built-in scenes, 8 minutes on 2 CPU cores (AVX512)
+    python train.py                         the built-in scenes, 9 minutes on 2 CPU cores (AVX512)
     python train.py --data FOLDER           your own captioned images
     python train.py --preset smoke          a minute, to see that everything works
 
@@ -32,6 +32,7 @@ from checkpoint import Networks, Progress
 from completion import fullest, kind_of_pairs
 from config import (
     ALIKE,
+    EPOCHS,
     FEW,
     PRESETS,
     RESULTS,
@@ -490,7 +491,9 @@ def train(
     once = dataset.once()
     about = provenance(device) | {"precision": str(precision)}
     print(f"{describe(config, model, dataset)}, {device}, {precision}")
-    length = f"{config.images:,} images (each one about {config.images / len(once):.0f} times)"
+    often, asked = config.images / len(once), EPOCHS * len(once)
+    more = f"; --images {asked} for {EPOCHS} times" * (round(often) < EPOCHS and bool(config.data))
+    length = f"{config.images:,} images (each one about {often:.0f} times{more})"
     print(f"run: {folder}, {length}, from image {progress.images_seen:,}")
     if end - progress.images_seen >= LONG:
         seconds = estimate_seconds(dataset, networks, config, progress, end)

@@ -277,7 +277,7 @@ def test_a_run_from_other_weights_has_latents_where_they_have(image_folder):
 
 def test_how_long_a_run_takes_is_told_and_changes_no_bit(image_folder, monkeypatch, capsys):
     told = train.main(tiny(image_folder, run="not-told"))
-    assert "(each one about 2 times)" in capsys.readouterr().out
+    assert "(each one about 2 times; --images 2280 for 40 times)" in capsys.readouterr().out
     monkeypatch.setattr(train, "LONG", 1)
     assert_same_bits(told, train.main(tiny(image_folder, run="told")))
     assert "at least 1 min here" in capsys.readouterr().out
