@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from config import (
-    OTHER_VERSION,
     RESULTS,
     SHIPPED_WEIGHTS,
+    WITH_A_FLOW,
     ModelConfig,
     Recipe,
     TrainConfig,
@@ -325,8 +325,8 @@ def first_weights(config: TrainConfig, captions: list[str]) -> dict:
     weights = TextToImageModel(new, merged).state_dict()
     taken = {n: w for n, w in old.state_dict().items() if isinstance(w, Tensor)}
     # Words that are new mean what unknown ones did, augmentation parameters that are new nothing.
-    name = "text_encoder.embedding.weight"
-    weights[name] = weights[name].clone().copy_(taken[name][UNKNOWN])
+    for name in {"text_encoder.embedding.weight", "prior.embedding.weight"} & taken.keys():
+        weights[name] = weights[name].clone().copy_(taken[name][UNKNOWN])
     weights["condition.weight"] = torch.zeros_like(weights["condition.weight"])
     for name in taken.keys() & weights.keys():
         if taken[name].shape == weights[name].shape:
@@ -407,9 +407,16 @@ def resume(config: TrainConfig, folder: Path, fingerprints: dict[str, str]) -> d
     if not path.exists() and not previous(path).exists():
         return None
     state = load(path, repair=True)
-    if not is_run_state(state) or state["config"].keys() - {f.name for f in fields(config)}:
-        raise UserError(f"{path} is no checkpoint that train.py can go on with: {OTHER_VERSION}; "
-                        "--run NAME starts another run")  # fmt: skip
+    if not is_run_state(state):
+        raise UserError(f"{path} is no checkpoint of this version of train.py")
+    if WITH_A_FLOW[0] in state["config"]:
+        raise UserError(f"{path} cannot be gone on with: {WITH_A_FLOW[1]}; --run NAME starts "
+                        "another run")  # fmt: skip
+    if gone := sorted(state["config"].keys() - {f.name for f in fields(config)}):
+        raise UserError(
+            f"{folder} was trained by an earlier version, with {', '.join(gone)}; --run NAME "
+            f"--init-from {folder} starts a new run from its weights"
+        )
     # What was left to the collection then is so now.
     left = {"images": 0, "min_count": 0, "latents": "auto", "pairs": "auto",
             "mask_scale": 0.0}  # fmt: skip

@@ -32,7 +32,10 @@ AUGMENTATIONS = ("brightness", "contrast", "saturation", "warmth", "noise", "dow
                  "mirror")  # fmt: skip
 COMPLETER_HEADS = 8  # of its attentions, but the one that copies
 PRIOR_HEADS = 4  # of its attention
-OTHER_VERSION = "it was made by another version of the project; commit 692f208 reads older files"
+WITH_A_FLOW = (  # what is said of older files, which have this setting
+    "prior_couplings", "its latents come from a flow, which commit "
+    "692f20867ea22489fd1db06b5576bdeee6303e11 is the last to read",
+)  # fmt: skip
 RESULTS = Path("results")  # results/<run>/checkpoint.pth
 SHIPPED_WEIGHTS = Path(__file__).parent / "results_short" / "text_to_image_model.pth"
 FEW = 100  # images; fewer are not enough to learn from
@@ -139,7 +142,7 @@ class ModelConfig:
     refine: bool = hidden(True)  # by a 3x3 convolution before the layers, which are 1x1 then
     num_layers: int = hidden(6, positive=True)  # that an image is composed of
     augmentation_dim: int = hidden(len(AUGMENTATIONS))  # columns that the decoder is told
-    prior_dim: int = hidden(128)  # width of what draws latents; a multiple of 4
+    prior_dim: int = hidden(128, positive=True)  # width of what draws latents
     mask_scale: float = hidden(3.8, positive=True)  # of mask logits when drawing; 1: doubt is mixed
 
     def __post_init__(self) -> None:
@@ -149,7 +152,7 @@ class ModelConfig:
             raise UserError(f"completer_dim must be a multiple of {COMPLETER_HEADS}, or 0")
         if self.text_dim % 2 or any(c < 1 or c % self.num_heads for c in sizes):
             raise UserError("num_heads must divide half of text_dim and every entry of channels")
-        if self.prior_dim % PRIOR_HEADS or not self.prior_dim:
+        if self.prior_dim % PRIOR_HEADS:
             raise UserError(f"prior_dim must be a multiple of {PRIOR_HEADS}")
         if len(self.channels) < len(self.resolutions):
             raise UserError(f"channels needs an entry for each of {self.resolutions} px")
@@ -202,7 +205,7 @@ class Recipe:
     swd_scales: int = hidden(2, positive=True)  # full size, half of it, ...
     late_mask_scale: float = hidden(2.0, positive=True)  # that losses see once swd_ramp begins
     kl_weight: float = hidden(7e-4)  # price of a nat that a latent tells; higher: less varied
-    latent_dropout: float = hidden(0.1, fraction=True)  # images drawn at latent 0, by words alone
+    latent_dropout: float = hidden(0.1, fraction=True)  # images drawn at latent 0; they pay, too
     prior_weight: float = hidden(0.01)  # out of the clip's way; it learns from nothing else
     word_dropout: float = hidden(0.02, fraction=True)  # words that are hidden; teaches <unk>
     caption_dropout: float = hidden(0.02, fraction=True)  # captions; teaches "", any image
@@ -342,7 +345,8 @@ class GenerateConfig:
     grid: bool = setting(False, "one sheet: a line for each caption, a column for each seed")
     input_file: str = setting("", "file with a caption on each line; - reads standard input")
     as_typed: bool = setting(False, "draw the caption as it stands; what it leaves open stays so")
-    temperature: float = setting(1.0, "how freely words and latents are chosen; 0: the likeliest")
+    temperature: float = setting(1.0, "how freely words and latents are chosen; 0: the likeliest, "
+                                 "whatever the seed")  # fmt: skip
     skip_existing: bool = setting(False, "draw only the images that are not there yet")
     device: str = setting("auto", "where to compute: auto, cpu, cuda, cuda:1, mps")
 

@@ -171,7 +171,7 @@ class Batch(NamedTuple):
     images: Tensor  # (B, 3, H, W) float32, real ones
     tokens: Tensor  # (B, L), of the fullest caption of each, or of any, see `kind_of_pairs`
     noise: Tensor  # (B, Z) float32, standard normal
-    keeps_latent: Tensor  # (B, 1) bool
+    keeps_latent: Tensor  # (B, 1) bool; False: drawn at latent 0
     augmentation: Tensor  # (B, A) float32, how each image was changed
 
 

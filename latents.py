@@ -13,18 +13,18 @@ or at the bottom right, but not between". When the model draws, it draws them on
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from completion import Reading, heads
 from config import PRIOR_HEADS
 from tokenizer import PAD
 
 POSTERIOR_SIZE = 32  # pixels a side that the posterior sees
-RANGE = 4.0  # of a value of the latent: -RANGE..RANGE
-BINS = 32  # that it is cut into
+RANGE = 4.0  # of a value of the latent: -RANGE..RANGE; a normal one is beyond in 1 of 16,000
+BINS = 32  # that it is cut into; narrow beside the standard deviation, which is about 1 at first
 WIDTH = 2 * RANGE / BINS  # of a bin
 MIN_LOG_STD, MAX_LOG_STD = -5.0, 0.5
 
@@ -62,14 +62,6 @@ class PosteriorEncoder(nn.Module):
         return RANGE * torch.tanh(mean / RANGE), log_std.clamp(MIN_LOG_STD, MAX_LOG_STD)
 
 
-class Reading(NamedTuple):
-    """What the prior makes of a batch of captions."""
-
-    keys_values: Tensor  # of the words, (2, B, N, L, D/N)
-    mask: Tensor  # (B, 1, 1, L), True on words
-    state: tuple[Tensor, Tensor]  # of the LSTM at first, (B, D) each
-
-
 class LatentPrior(nn.Module):
     """Which latents go with a caption? An LSTM over their values that attends to the words at each
     step. It reads captions with an encoder of its own, so that nothing else learns from its loss.
@@ -81,7 +73,8 @@ class LatentPrior(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(num_words, dim, padding_idx=PAD)
         self.reader = reader
-        # A row for each bin of each value, and a last one that stands before the first value.
+        # A row for each bin of each value, and a last one for what stands before the first. (No
+        # value stands after the last one: its rows are never read.)
         rows = noise_dim * BINS
         offsets = torch.tensor([rows, *range(0, rows - BINS, BINS)])
         self.register_buffer("offsets", offsets, persistent=False)  # (Z,)
@@ -108,12 +101,13 @@ class LatentPrior(nn.Module):
         words = self.reader(self.embedding(tokens), mask)  # (B, L, D)
         mean = (words * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
         state = tuple(x.contiguous() for x in self.begin(mean).tanh().chunk(2, dim=1))
-        return Reading(split_heads(self.key_value(words), 2), mask[:, None, None], state)
+        return Reading(tokens, mask, words, heads(self.key_value(words), 2, PRIOR_HEADS), state)
 
-    def attend(self, hidden: Tensor, reading: Reading) -> Tensor:
+    def choose(self, hidden: Tensor, reading: Reading) -> Tensor:
         """hidden (B, T, D), what the LSTM remembers -> logits (B, T, BINS) of the next values."""
-        query = split_heads(self.query(self.norm(hidden)), 1)[0]  # (B, N, T, D/N)
-        found = F.scaled_dot_product_attention(query, *reading.keys_values, reading.mask)
+        query = heads(self.query(self.norm(hidden)), 1, PRIOR_HEADS)[0]  # (B, N, T, D/N)
+        mask = reading.mask[:, None, None]  # (B, 1, 1, L)
+        found = F.scaled_dot_product_attention(query, *reading.keys_values, mask)
         x = hidden + self.out(found.transpose(1, 2).flatten(2))
         return self.to_bins(x + self.mlp(x))
 
@@ -123,29 +117,25 @@ class LatentPrior(nn.Module):
         before = F.pad(bin_of(latent)[:, :-1], (1, 0)) + self.offsets  # (B, Z)
         state = tuple(x[None] for x in reading.state)
         hidden, _ = self.lstm(self.bins(before) + self.places, state)  # (B, Z, D)
-        return self.attend(hidden, reading)
+        return self.choose(hidden, reading)
 
     @torch.no_grad()
     def sample(self, tokens: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
-        """tokens (B, L), uniforms (B, Z) within 0..1 -> latents (B, Z). temperature 0: the middle
-        of the likeliest bin at each step."""
+        """tokens (B, L), uniforms (B, Z) within 0..1 -> latents (B, Z). temperature: of the
+        choice; 0: the middle of the likeliest bin at each step, whatever the uniforms."""
         reading = self.read(tokens)
         state, weights = reading.state, list(self.lstm.parameters())
-        bin, values = tokens.new_zeros(len(tokens)), []
+        chosen, values = tokens.new_zeros(len(tokens)), []
         for offset, place, uniform in zip(self.offsets, self.places, uniforms.T, strict=True):
-            state = torch.lstm_cell(self.bins(bin + offset) + place, state, *weights)
-            logits = self.attend(state[0][:, None], reading)[:, 0].float()  # (B, BINS)
+            state = torch.lstm_cell(self.bins(chosen + offset) + place, state, *weights)
+            logits = self.choose(state[0][:, None], reading)[:, 0].float()  # (B, BINS)
             value = logits.argmax(dim=1) + 0.5  # in bins, from the left
             if temperature:
-                value = quantile((logits / temperature).softmax(dim=1), uniform)
-            bin = value.long()
+                logits = (logits - logits.amax(dim=1, keepdim=True)) / temperature
+                value = quantile(logits.softmax(dim=1), uniform)
+            chosen = value.long()
             values.append(value)
         return torch.stack(values, dim=1) * WIDTH - RANGE
-
-
-def split_heads(x: Tensor, parts: int) -> Tensor:
-    """Queries, or keys and values (B, T, parts * D), taken apart: (parts, B, N, T, D/N)."""
-    return x.unflatten(2, (parts, PRIOR_HEADS, -1)).permute(2, 0, 3, 1, 4)
 
 
 def bin_of(latent: Tensor) -> Tensor:
@@ -166,10 +156,10 @@ def quantile(odds: Tensor, uniform: Tensor) -> Tensor:
     the left: (B,), below BINS."""
     up_to = odds.cumsum(dim=1)
     sought = uniform[:, None] * up_to[:, -1:]
-    bin = (up_to <= sought).sum(dim=1, keepdim=True).clamp(max=BINS - 1)
-    share = odds.gather(1, bin)
-    inside = (sought - up_to.gather(1, bin) + share) / share.clamp(min=1e-9)
-    return (bin + inside.clamp(0, 0.999))[:, 0]
+    found = (up_to < sought).sum(dim=1, keepdim=True)  # (B, 1), the bin that it lies in
+    share = odds.gather(1, found)
+    inside = (sought - up_to.gather(1, found) + share) / share.clamp(min=1e-9)
+    return (found + inside.clamp(0, 0.999))[:, 0]
 
 
 def cross_entropy(odds: Tensor, logits: Tensor) -> Tensor:

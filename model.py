@@ -13,7 +13,7 @@ Shapes, the same letters in every file:
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from completion import Completer, text_of
-from config import OTHER_VERSION, ModelConfig
+from config import WITH_A_FLOW, ModelConfig
 from latents import LatentPrior
 from tokenizer import PAD, START, UNKNOWN, Tokenizer
 
@@ -321,7 +321,7 @@ class TextToImageModel(nn.Module):
     def forward(
         self,
         tokens: Tensor,
-        noise: Tensor,
+        uniforms: Tensor,
         temperature: float = 1.0,
         return_attention: bool = False,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
@@ -329,7 +329,7 @@ class TextToImageModel(nn.Module):
 
         Args:
             tokens: (B, L) int64, from `tokenize`.
-            noise: (B, Z) float, uniform within 0..1: chooses the latent.
+            uniforms: (B, Z) float, within 0..1: they choose the latent.
             temperature: of that choice; 0: the likeliest.
             return_attention: also return a dict of attention weights: "self" (B, N, L, L),
                 "words_4x4" (B, N, 16, L), "words_8x8" (B, N, 64, L) and "words_16x16" (B, N, 256,
@@ -338,10 +338,10 @@ class TextToImageModel(nn.Module):
         Returns:
             images (B, 3, H, W) float32, about -1..1; not clamped.
         """
-        latent = noise  # (B, 0) where there is no latent
+        latent = uniforms  # (B, 0) where there is no latent
         if self.prior:
             with torch.autocast(tokens.device.type, enabled=False):
-                latent = self.prior.sample(tokens, noise, temperature)  # (B, Z)
+                latent = self.prior.sample(tokens, uniforms, temperature)  # (B, Z)
         text = self.encode(tokens)
         layers, weights = self.decode(text, latent.to(text.pooled.dtype))
         images = self.enlarge(composite(layers, self.config.mask_scale))
@@ -442,8 +442,8 @@ class TextToImageModel(nn.Module):
         choose the words of a completed caption. Drawn on the CPU, so that they are the same for
         every device."""
         generator = torch.Generator().manual_seed(int(seed))
-        noise = torch.rand(self.config.noise_dim, generator=generator)
-        return noise, torch.rand(self.config.max_tokens - 1, generator=generator)
+        of_latent = torch.rand(self.config.noise_dim, generator=generator)
+        return of_latent, torch.rand(self.config.max_tokens - 1, generator=generator)
 
     @torch.no_grad()
     def draw(
@@ -451,11 +451,12 @@ class TextToImageModel(nn.Module):
     ) -> Tensor:
         """One image for each pair of caption and seed, as typed -> (B, 3, H, W) float32 in [-1, 1].
 
-        An image depends on (weights, caption, seed, temperature) alone.
+        An image depends on (weights, caption, seed, temperature) alone, but for rounding: among
+        others, or on another device, a value of a latent may now and then fall beside.
         """
         tokens = self.tokenize(captions)
-        noise = torch.stack([self.chance(seed)[0] for seed in seeds]).to(tokens.device)  # (B, Z)
-        return self(tokens, noise, temperature).clamp(-1, 1)
+        uniforms = torch.stack([self.chance(s)[0] for s in seeds]).to(tokens.device)  # (B, Z)
+        return self(tokens, uniforms, temperature).clamp(-1, 1)
 
     def generate(
         self,
@@ -471,12 +472,15 @@ class TextToImageModel(nn.Module):
         Returns a PIL image, or a list of them where there are several (all of the first prompt
         first). batch_size, how many are drawn at once, does not change the images. complete: write
         out first what a prompt leaves open (see `complete`); an empty prompt asks for any image.
-        temperature: of words and latents. Raises ValueError for other seeds or numbers.
+        temperature: of words and latents; 0: the likeliest, whatever the seed. Raises ValueError
+        for other seeds or numbers.
         """
         from PIL import Image
 
         if n < 1 or not 0 <= seed <= 2**32 - n:
             raise ValueError("n must be 1 or more, and the seeds between 0 and 2**32 - 1")
+        if temperature < 0:
+            raise ValueError("temperature must be 0 or more")
         single = isinstance(prompts, str)
         pairs = [(p, seed + i) for p in ([prompts] if single else prompts) for i in range(n)]
         images = []
@@ -511,8 +515,8 @@ class TextToImageModel(nn.Module):
         extra = state_dict.get("_extra_state")
         if extra is not None:
             settings = dict(extra["config"])
-            if settings.keys() != {f.name for f in fields(ModelConfig)}:
-                raise ValueError(OTHER_VERSION)
+            if WITH_A_FLOW[0] in settings:
+                raise ValueError(WITH_A_FLOW[1])
             config = ModelConfig(**settings | {"channels": tuple(settings["channels"])})
             tokenizer = Tokenizer.from_state_dict(extra["tokenizer"])
             with torch.device("meta"):  # shapes alone: nothing is allocated for what does not fit

@@ -131,6 +131,7 @@ def compute_losses(
     if clock.latent > 0:
         odds = bin_odds(mean, log_std)  # (B, Z, BINS)
         logits = model.prior(batch.tokens, latent.detach())  # (B, Z, BINS)
+        # A value does not pay for what it does to the odds of those after it: bins are no slopes.
         losses["kl_loss"] = cross_entropy(odds, logits.detach()) - entropy(log_std)
         losses["prior_loss"] = cross_entropy(odds.detach(), logits)
     # Once sharpness counts, all losses of the drawing see sharper masks; drawings go beyond that.
@@ -207,7 +208,7 @@ def track_best(progress: Progress, measured: dict, ema: TextToImageModel, recipe
             weights = copy.deepcopy(ema.state_dict())
             progress.best = {"images": seen, name: measured[name], "weights": weights}
     elif recipe.has_latents and ramp(recipe, seen, start, recipe.latent_ramp) > 0:
-        return ""  # the drawing at latent 0, which the other loss is of, is not fitted any more
+        return ""  # few drawings at latent 0, which the other loss is of, are fitted any more
     else:
         name, ending = "regression_loss", "; more images help, or a new run with --images {:d}"
     kept_from_before = name == "energy_score" and progress.best["images"] <= start
@@ -491,9 +492,10 @@ def train(
     once = dataset.once()
     about = provenance(device) | {"precision": str(precision)}
     print(f"{describe(config, model, dataset)}, {device}, {precision}")
-    often, asked = config.images / len(once), EPOCHS * len(once)
-    more = f"; --images {asked} for {EPOCHS} times" * (round(often) < EPOCHS and bool(config.data))
-    length = f"{config.images:,} images (each one about {often:.0f} times{more})"
+    often = config.images / len(once)
+    length = f"{config.images:,} images (each one about {often:.0f} times)"
+    if config.data and round(often) < EPOCHS:
+        length += f"; {EPOCHS} times are --images {EPOCHS * len(once)}"
     print(f"run: {folder}, {length}, from image {progress.images_seen:,}")
     if end - progress.images_seen >= LONG:
         seconds = estimate_seconds(dataset, networks, config, progress, end)

@@ -132,7 +132,12 @@ def test_a_run_of_another_version_is_refused_with_a_way_on(tmp_path):
         checkpoint.resume(dataclasses.replace(SETTINGS, kl_weight=0.1), tmp_path, {"train": "a"})
     state["config"]["swd_mask_scale"] = state["config"].pop("late_mask_scale")
     torch.save(state, tmp_path / "checkpoint.pth")
-    with pytest.raises(UserError, match="commit .* reads older files; --run NAME starts another"):
+    with pytest.raises(UserError, match=f"with swd_mask_scale; --run NAME --init-from {tmp_path}"):
+        checkpoint.resume(SETTINGS, tmp_path, {"train": "a"})
+    assert checkpoint.load_model(tmp_path / "checkpoint.pth").config == CONFIG
+    state["config"]["prior_couplings"] = 6
+    torch.save(state, tmp_path / "checkpoint.pth")
+    with pytest.raises(UserError, match="a flow, which commit .*; --run NAME starts another run"):
         checkpoint.resume(SETTINGS, tmp_path, {"train": "a"})
     assert checkpoint.load_model(tmp_path / "checkpoint.pth").config == CONFIG
 
@@ -300,7 +305,8 @@ def billions() -> dict:
         (lambda: weights(text_encoder="../../etc/passwd"), "text_encoder is one of"),
         (lambda: weights(image_size="64"), "--image-size takes a whole number"),
         (lambda: weights(mask_scale=float("nan")), "mask_scale must be"),
-        (lambda: weights(surprise=1), "another version of the project"),
+        (lambda: weights(surprise=1), "unexpected keyword"),
+        (lambda: weights(prior_couplings=6), "from a flow, which commit"),
         (lambda: weights() | {"to_layers.bias": torch.full((42,), torch.nan)}, "no numbers"),
         (lambda: weights() | {"to_layers.bias": torch.ones(42).long()}, "no tensor of floats"),
         (lambda: weights() | {"to_layers.bias": "x"}, "no tensor of floats"),

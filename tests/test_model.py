@@ -34,9 +34,8 @@ def small_model(seed: int = 0, **settings) -> TextToImageModel:
     small = {"image_size": 32, "text_dim": 32, "noise_dim": 16, "channels": (16, 16, 8),
              "completer_dim": 16}  # fmt: skip
     model = TextToImageModel(ModelConfig(**(small | settings)), TOKENIZER)
-    for name, parameter in model.named_parameters():  # so that none of them starts at nothing
-        scale = 0.01 if name.startswith("prior") else 0.05  # latents of about the size of the noise
-        parameter.data += scale * torch.randn_like(parameter)
+    for parameter in model.parameters():  # so that none of them starts at nothing
+        parameter.data += 0.05 * torch.randn_like(parameter)
     with torch.no_grad():
         model.text_encoder.embedding.weight[PAD] = 0
     return model.eval()
@@ -179,6 +178,10 @@ def test_a_seed_chooses_a_latent_of_the_prior_at_a_temperature(temperature):
     drawn = [model.draw(CAPTIONS[:1], [seed], temperature) for seed in (3, 4)]
     torch.testing.assert_close(drawn[0], expected)
     assert torch.equal(*drawn) == (temperature == 0)  # the likeliest one has no chance in it
+    image = model.generate(CAPTIONS[0], seed=3, complete=False, temperature=temperature)
+    assert np.array_equal(image, to_uint8(drawn[0])[0].permute(1, 2, 0))
+    with pytest.raises(ValueError, match="temperature must be 0 or more"):
+        model.generate(CAPTIONS[0], temperature=-1.0)
 
 
 def test_layers_are_composed_as_a_loop_over_pixels_does_it():
@@ -343,12 +346,12 @@ def test_smaller_images_know_their_places_by_the_mean_of_those_that_they_cover()
     torch.testing.assert_close(attention(*inputs), half(*inputs))
 
 
-def test_weights_of_another_version_are_refused_naming_the_commit_that_reads_them():
+def test_weights_of_a_flow_are_refused_naming_the_commit_that_reads_them():
     model = small_model()
     old = model.state_dict()
     config = old["_extra_state"]["config"] | {"prior_couplings": 6}
     old["_extra_state"] = old["_extra_state"] | {"config": config}
-    with pytest.raises(ValueError, match="another version of the project; commit [0-9a-f]{7} "):
+    with pytest.raises(ValueError, match="a flow, which commit [0-9a-f]{40} is the last to read"):
         model.load_state_dict(old)
 
 
