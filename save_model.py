@@ -4,6 +4,7 @@ python save_model.py                       the newest run -> results_short/text_
 python save_model.py --run birds --output birds.pth
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,15 +15,12 @@ from files import previous
 from model import TextToImageModel
 from tokenizer import SPECIAL_TOKENS
 
-CHOOSE = ("completer.", "prior.")
-
 
 def halve_if_equal(model: TextToImageModel) -> dict:
-    """The state_dict in half precision if images stay the same to 1/255, else as it is. Weights of
-    the completer and the prior stay: rounded, they would now and then choose other words and
-    latents."""
+    """The state_dict in half precision if images stay the same to 1/255, else as it is. The
+    completer's weights stay: rounded, it would now and then choose other words."""
     state = model.state_dict()
-    halved = {n: v.half() if isinstance(v, torch.Tensor) and not n.startswith(CHOOSE) else v
+    halved = {n: v.half() if isinstance(v, torch.Tensor) and not n.startswith("completer.") else v
               for n, v in state.items()}  # fmt: skip
     other = TextToImageModel()
     other.load_state_dict(halved)
@@ -57,6 +55,8 @@ def main(config: SaveConfig) -> Path:
         kind = "not finished" if unfinished else "a smoke run, which draws blurs"
         told = f"{source}{progress} is {kind}; --force exports it all the same, --run NAME another"
         raise UserError(told)
+    if config.mask_scale:
+        model.config = replace(model.config, mask_scale=config.mask_scale)
     state = halve_if_equal(model)
     output.parent.mkdir(parents=True, exist_ok=True)
     replaces = output.exists()
