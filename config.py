@@ -363,8 +363,6 @@ class SaveConfig:
 
     run: str = setting("", "name of a folder in results/; none: the newest run")
     output: str = setting(str(SHIPPED_WEIGHTS), "file to write")
-    mask_scale: float = setting(0.0, "how sharply the file draws; 0: as the run, which says it in "
-                                "config.json, under model")  # fmt: skip
     force: bool = setting(False, "export a smoke run, or one that is not finished")
 
 

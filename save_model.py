@@ -4,7 +4,6 @@ python save_model.py                       the newest run -> results_short/text_
 python save_model.py --run birds --output birds.pth
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -55,8 +54,6 @@ def main(config: SaveConfig) -> Path:
         kind = "not finished" if unfinished else "a smoke run, which draws blurs"
         told = f"{source}{progress} is {kind}; --force exports it all the same, --run NAME another"
         raise UserError(told)
-    if config.mask_scale:
-        model.config = replace(model.config, mask_scale=config.mask_scale)
     state = halve_if_equal(model)
     output.parent.mkdir(parents=True, exist_ok=True)
     replaces = output.exists()
