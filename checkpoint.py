@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from config import (
     RESULTS,
     SHIPPED_WEIGHTS,
+    WITH_A_FLOW,
     ModelConfig,
     Recipe,
     TrainConfig,
@@ -31,7 +32,7 @@ from config import (
 )
 from files import previous, write_text, write_whole
 from latents import PosteriorEncoder
-from model import TextToImageModel, check_fit, upgrade_weights
+from model import TextToImageModel, check_fit, plain_names
 from muon import load_optimizer, make_optimizers
 from tokenizer import UNKNOWN, Tokenizer
 
@@ -186,7 +187,7 @@ def load_weights(module: nn.Module, weights: dict, path: Path) -> None:
 
 def build_model(weights: object, path: Path) -> TextToImageModel:
     """A model with these weights, on the CPU; `path` is where they came from, for the message."""
-    if not isinstance(weights, dict) or "_extra_state" not in upgrade_weights(weights):
+    if not isinstance(weights, dict) or "_extra_state" not in plain_names(weights):
         raise UserError(f"{path} holds no weights of this project (no configuration in it)")
     model = TextToImageModel()
     load_weights(model, weights, path)
@@ -305,7 +306,7 @@ def first_weights(config: TrainConfig, captions: list[str]) -> dict:
         return TextToImageModel(new, tokenizer).state_dict()
     old = load_model(choose_weights(config.init_from)[0])
     # The new run says how it draws, the file how large it is, unless that is asked for.
-    free = ("mask_scale", "truncation", "max_latent", "augmentation_dim")
+    free = ("mask_scale", "augmentation_dim")
     free = (() if config.completer_only else free) + ("completer_dim",) * (not old.completer)
     defaults = {f.name: f.default for f in fields(TrainConfig)}
     asked = {f.name: getattr(new, f.name) for f in fields(ModelConfig)
@@ -324,8 +325,8 @@ def first_weights(config: TrainConfig, captions: list[str]) -> dict:
     weights = TextToImageModel(new, merged).state_dict()
     taken = {n: w for n, w in old.state_dict().items() if isinstance(w, Tensor)}
     # Words that are new mean what unknown ones did, augmentation parameters that are new nothing.
-    name = "text_encoder.embedding.weight"
-    weights[name] = weights[name].clone().copy_(taken[name][UNKNOWN])
+    for name in {"text_encoder.embedding.weight", "prior.embedding.weight"} & taken.keys():
+        weights[name] = weights[name].clone().copy_(taken[name][UNKNOWN])
     weights["condition.weight"] = torch.zeros_like(weights["condition.weight"])
     for name in taken.keys() & weights.keys():
         if taken[name].shape == weights[name].shape:
@@ -408,6 +409,9 @@ def resume(config: TrainConfig, folder: Path, fingerprints: dict[str, str]) -> d
     state = load(path, repair=True)
     if not is_run_state(state):
         raise UserError(f"{path} is no checkpoint of this version of train.py")
+    if WITH_A_FLOW[0] in state["config"]:
+        raise UserError(f"{path} cannot be gone on with: {WITH_A_FLOW[1]}; --run NAME starts "
+                        "another run")  # fmt: skip
     if gone := sorted(state["config"].keys() - {f.name for f in fields(config)}):
         raise UserError(
             f"{folder} was trained by an earlier version, with {', '.join(gone)}; --run NAME "

@@ -30,13 +30,13 @@ EMPTY = 0.02  # and of those whose prompt is empty
 
 
 class Reading(NamedTuple):
-    """What the completer makes of a batch of prompts."""
+    """What the completer makes of a batch of prompts, or the prior of latents of captions."""
 
     tokens: Tensor  # (B, L)
     mask: Tensor  # (B, L), True on words
     words: Tensor  # (B, L, D)
     keys_values: Tensor  # of them, (2, B, N, L, D/N)
-    state: tuple[Tensor, Tensor]  # (B, D) each, that the writer begins with
+    state: tuple[Tensor, Tensor]  # (B, D) each, that the LSTM begins with
 
 
 class Completer(nn.Module):
@@ -87,7 +87,8 @@ class Completer(nn.Module):
         words = self.reader(self.embed(tokens), mask)
         mean = (words * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)  # (B, D)
         state = self.begin(mean).tanh().chunk(2, dim=1)
-        return Reading(tokens, mask, words, heads(self.key_value_read(words), 2), state)
+        keys_values = heads(self.key_value_read(words), 2, COMPLETER_HEADS)
+        return Reading(tokens, mask, words, keys_values, state)
 
     def choose(
         self, hidden: Tensor, related: Tensor, reading: Reading
@@ -97,7 +98,7 @@ class Completer(nn.Module):
         of copying (B, T, 1)."""
         mask = reading.mask[:, None]  # (B, 1, L)
         x = hidden + self.out(related.transpose(1, 2).flatten(2))
-        query = heads(self.query_read(x), 1)[0]  # (B, N, T, D/N)
+        query = heads(self.query_read(x), 1, COMPLETER_HEADS)[0]  # (B, N, T, D/N)
         found = F.scaled_dot_product_attention(query, *reading.keys_values, mask[:, None])
         x = x + self.out_read(found.transpose(1, 2).flatten(2))
         scores = self.query(x) @ reading.words.transpose(1, 2)  # (B, T, L)
@@ -117,7 +118,7 @@ class Completer(nn.Module):
         state = tuple(x[None].contiguous() for x in reading.state)
         hidden, _ = self.writer(self.embed(captions), state)  # (B, T, D)
         related = F.scaled_dot_product_attention(
-            *heads(self.query_key_value(hidden), 3), is_causal=True
+            *heads(self.query_key_value(hidden), 3, COMPLETER_HEADS), is_causal=True
         )
         scores, attention, share = self.choose(hidden, related, reading)
         chosen = scores.log_softmax(dim=2).gather(2, after[:, :, None]).exp()  # (B, T, 1)
@@ -146,7 +147,7 @@ class Completer(nn.Module):
         allowed[[PAD, UNKNOWN]] = 0
         for t in range(uniforms.shape[1]):
             hidden, cell = torch.lstm_cell(self.embed(word), (hidden, cell), *weights)
-            now = heads(self.query_key_value(hidden[:, None]), 3)
+            now = heads(self.query_key_value(hidden[:, None]), 3, COMPLETER_HEADS)
             past = torch.cat([past, now[1:]], dim=3)  # (2, B, N, t, D/N)
             related = F.scaled_dot_product_attention(now[0], *past)
             scores, attention, share = self.choose(hidden[:, None], related, reading)
@@ -163,10 +164,10 @@ class Completer(nn.Module):
         return [[i for i in row if i != PAD] for row in torch.stack(written, dim=1).tolist()]
 
 
-def heads(x: Tensor, parts: int) -> Tensor:
+def heads(x: Tensor, parts: int, num_heads: int) -> Tensor:
     """Queries, keys or values, so many of them side by side (B, T, parts * D), taken apart for the
     heads: (parts, B, N, T, D/N)."""
-    return x.unflatten(2, (parts, COMPLETER_HEADS, -1)).permute(2, 0, 3, 1, 4)
+    return x.unflatten(2, (parts, num_heads, -1)).permute(2, 0, 3, 1, 4)
 
 
 def sample(odds: Tensor, uniform: Tensor, temperature: float) -> Tensor:

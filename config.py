@@ -31,6 +31,11 @@ KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 AUGMENTATIONS = ("brightness", "contrast", "saturation", "warmth", "noise", "down", "right",
                  "mirror")  # fmt: skip
 COMPLETER_HEADS = 8  # of its attentions, but the one that copies
+PRIOR_HEADS = 4  # of its attention
+WITH_A_FLOW = (  # what is said of older files, which have this setting
+    "prior_couplings", "its latents come from a flow, which commit "
+    "692f20867ea22489fd1db06b5576bdeee6303e11 is the last to read",
+)  # fmt: skip
 RESULTS = Path("results")  # results/<run>/checkpoint.pth
 SHIPPED_WEIGHTS = Path(__file__).parent / "results_short" / "text_to_image_model.pth"
 FEW = 100  # images; fewer are not enough to learn from
@@ -126,7 +131,7 @@ class ModelConfig:
     """How large the model is and how it draws; stored with the weights."""
 
     image_size: int = setting(64, "width and height in pixels", IMAGE_SIZES)
-    noise_dim: int = hidden(64)  # width of the latent; 0: there is none
+    noise_dim: int = hidden(32)  # width of the latent; 0: there is none
     text_encoder: str = hidden("both", TEXT_ENCODERS)  # what reads captions
     text_dim: int = hidden(192)  # width of words and of pooled text; an even number
     max_tokens: int = hidden(64)  # longer captions are cut
@@ -137,11 +142,8 @@ class ModelConfig:
     refine: bool = hidden(True)  # by a 3x3 convolution before the layers, which are 1x1 then
     num_layers: int = hidden(6, positive=True)  # that an image is composed of
     augmentation_dim: int = hidden(len(AUGMENTATIONS))  # columns that the decoder is told
-    prior_couplings: int = hidden(6)  # of the flow; an even number restores the order
-    prior_dim: int = hidden(128, positive=True)  # width of its networks; not tuned
-    mask_scale: float = hidden(3.4, positive=True)  # of mask logits when drawing; 1: doubt is mixed
-    truncation: float = hidden(0.85)  # of the noise when drawing, so that samples vary as images do
-    max_latent: float = hidden(3.0, positive=True)  # when drawing: training shows few beyond
+    prior_dim: int = hidden(128, positive=True)  # width of what draws latents
+    mask_scale: float = hidden(3.8, positive=True)  # of mask logits when drawing; 1: doubt is mixed
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -150,6 +152,8 @@ class ModelConfig:
             raise UserError(f"completer_dim must be a multiple of {COMPLETER_HEADS}, or 0")
         if self.text_dim % 2 or any(c < 1 or c % self.num_heads for c in sizes):
             raise UserError("num_heads must divide half of text_dim and every entry of channels")
+        if self.prior_dim % PRIOR_HEADS:
+            raise UserError(f"prior_dim must be a multiple of {PRIOR_HEADS}")
         if len(self.channels) < len(self.resolutions):
             raise UserError(f"channels needs an entry for each of {self.resolutions} px")
         if self.max_tokens < 2:
@@ -201,8 +205,8 @@ class Recipe:
     swd_scales: int = hidden(2, positive=True)  # full size, half of it, ...
     late_mask_scale: float = hidden(2.0, positive=True)  # that losses see once swd_ramp begins
     kl_weight: float = hidden(7e-4)  # price of a nat that a latent tells; higher: less varied
+    latent_dropout: float = hidden(0.1, fraction=True)  # images drawn at latent 0; they pay, too
     prior_weight: float = hidden(0.01)  # out of the clip's way; it learns from nothing else
-    prior_samples: int = hidden(4, positive=True)  # latents of each image that it is fitted to
     word_dropout: float = hidden(0.02, fraction=True)  # words that are hidden; teaches <unk>
     caption_dropout: float = hidden(0.02, fraction=True)  # captions; teaches "", any image
     # What an image's captions are to each other, see completion.kind_of_pairs.
@@ -341,7 +345,8 @@ class GenerateConfig:
     grid: bool = setting(False, "one sheet: a line for each caption, a column for each seed")
     input_file: str = setting("", "file with a caption on each line; - reads standard input")
     as_typed: bool = setting(False, "draw the caption as it stands; what it leaves open stays so")
-    temperature: float = setting(1.0, "how freely captions are completed; 0: the likeliest words")
+    temperature: float = setting(1.0, "how freely words and latents are chosen; 0: the likeliest, "
+                                 "whatever the seed")  # fmt: skip
     skip_existing: bool = setting(False, "draw only the images that are not there yet")
     device: str = setting("auto", "where to compute: auto, cpu, cuda, cuda:1, mps")
 

@@ -170,7 +170,8 @@ def draw_scene(record: Record, size: int) -> np.ndarray:
 class Batch(NamedTuple):
     images: Tensor  # (B, 3, H, W) float32, real ones
     tokens: Tensor  # (B, L), of the fullest caption of each, or of any, see `kind_of_pairs`
-    noise: Tensor  # (R, B, Z) float32: R latents of each image, to fit the prior to
+    noise: Tensor  # (B, Z) float32, standard normal
+    keeps_latent: Tensor  # (B, 1) bool; False: drawn at latent 0
     augmentation: Tensor  # (B, A) float32, how each image was changed
 
 
@@ -282,11 +283,11 @@ def training_batch(
     if recipe.shuffle_tags:
         chosen = [shuffle_tags(caption, rng) for caption in chosen]
     tokens = hide_words(model.tokenize(chosen).cpu(), recipe, rng).to(device)
-    shape = (recipe.prior_samples, size, model.config.noise_dim)
-    noise = torch.randn(shape, generator=rng).to(device)
+    noise = torch.randn((size, model.config.noise_dim), generator=rng).to(device)
+    keeps = torch.rand((size, 1), generator=rng).to(device) >= recipe.latent_dropout
     on_device = generator_for(recipe.seed, 2, images_seen, device)
     real, changes = augment(images.to(device), recipe.augment, recipe.flip, on_device)
-    return Batch(real, tokens, noise, changes)
+    return Batch(real, tokens, noise, keeps, changes)
 
 
 def completer_batch(

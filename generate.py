@@ -148,7 +148,7 @@ def main(config: GenerateConfig) -> list[Path]:
     prompts = read_prompts(config)
     pairs = [(p, config.seed + i) for p in prompts for i in range(config.n)]
     warmth = f"-temperature{config.temperature:g}" if config.temperature != 1 else ""
-    how = "-as-typed" if config.as_typed else warmth
+    how = "-as-typed" * config.as_typed + warmth
     names = [file_name(prompt, seed, how) for prompt, seed in pairs]
     paths = output_paths(config, ["grid-" + names[0]] if config.grid else names)
     chosen, why = checkpoint.choose_weights(config.model)
@@ -163,7 +163,8 @@ def main(config: GenerateConfig) -> list[Path]:
     def draw(some: Sequence[str], seeds: Sequence[int]) -> tuple[np.ndarray, list[dict[str, str]]]:
         """Images (B, H, W, 3) uint8, and the texts that each is kept with."""
         captions = model.complete(some, seeds, config.temperature) if completes else some
-        drawn = to_uint8(model.draw(captions, seeds)).permute(0, 2, 3, 1).cpu().numpy()
+        images = to_uint8(model.draw(captions, seeds, config.temperature))
+        drawn = images.permute(0, 2, 3, 1).cpu().numpy()
         texts = zip(some, captions, seeds, strict=True)
         return drawn, [{"prompt": p, "caption": c, "seed": str(s)} for p, c, s in texts]
 

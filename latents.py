@@ -2,13 +2,14 @@
 
 The latent must mean something: where exactly the circle lies, which tint it has. So once content is
 learnt, training does not feed noise to the decoder, but what the posterior reads off the real
-image, at a price for each nat that it tells (losses.kl_divergence): a conditional variational
-autoencoder (Kingma and Welling 2014, Sohn et al. 2015).
+image, at a price: its divergence from a prior that knows the caption. What the caption says costs
+nothing, and need not be told again (a conditional variational autoencoder, Kingma and Welling 2014,
+Sohn et al. 2015; with a prior that is learnt value by value, Chen et al. 2017, whose price and
+whose own loss have weights of their own, Hafner et al. 2021).
 
-For a given caption such latents are not distributed as the standard normal distribution: "a star"
-has nine places to lie in, "a star at the top" one. The prior, a normalizing flow of affine
-couplings (Dinh et al. 2017, RealNVP), is fitted to them as they come (ex-post density estimation,
-Ghosh et al. 2020), and turns noise into latents when the model draws.
+The prior cuts the range of each value into bins, and tells how likely each bin is, given the words
+and the values before (as van den Oord et al. 2016 did for pixels). So it can say "at the top left,
+or at the bottom right, but not between". When the model draws, it draws them one by one.
 """
 
 import math
@@ -17,10 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from completion import Reading, heads
+from config import PRIOR_HEADS
+from tokenizer import PAD
+
 POSTERIOR_SIZE = 32  # pixels a side that the posterior sees
-MAX_MEAN = 5.0  # of a latent
-MIN_LOG_STD, MAX_LOG_STD = -6.0, 0.5
-MAX_LOG_SCALE = 2.0  # of one coupling
+RANGE = 4.0  # of a value of the latent: -RANGE..RANGE; a normal one is beyond in 1 of 16,000
+BINS = 32  # that it is cut into; narrow beside the standard deviation, which is about 1 at first
+WIDTH = 2 * RANGE / BINS  # of a bin
+MIN_LOG_STD, MAX_LOG_STD = -5.0, 0.5
 
 
 class PosteriorEncoder(nn.Module):
@@ -53,65 +59,116 @@ class PosteriorEncoder(nn.Module):
         x = self.convs(torch.cat([real - drawn, drawn], dim=1))  # (B, 192 * 4 * 4)
         with torch.autocast(x.device.type, enabled=False):
             mean, log_std = self.out(x.float()).chunk(2, dim=1)
-        return MAX_MEAN * torch.tanh(mean / MAX_MEAN), log_std.clamp(MIN_LOG_STD, MAX_LOG_STD)
+        return RANGE * torch.tanh(mean / RANGE), log_std.clamp(MIN_LOG_STD, MAX_LOG_STD)
 
 
-class Coupling(nn.Module):
-    """Half of the latent stays, the other half is scaled and shifted by what the first half and
-    the caption say; then the order is reversed, so that the next coupling changes the first."""
+class LatentPrior(nn.Module):
+    """Which latents go with a caption? An LSTM over their values that attends to the words at each
+    step. It reads captions with an encoder of its own, so that nothing else learns from its loss.
 
-    def __init__(self, noise_dim: int, text_dim: int, hidden_dim: int):
+    reader: words of width dim (B, L, D), and their mask (B, L) -> (B, L, D).
+    """
+
+    def __init__(self, num_words: int, noise_dim: int, dim: int, reader: nn.Module):
         super().__init__()
-        self.kept = noise_dim // 2
-        changed = noise_dim - self.kept
-        self.net = nn.Sequential(
-            nn.Linear(self.kept + text_dim, hidden_dim), nn.SiLU(),
-            nn.Linear(hidden_dim, hidden_dim), nn.SiLU(),
-            nn.Linear(hidden_dim, 2 * changed),
-        )  # fmt: skip
-
-    def scale_and_shift(self, kept: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        log_scale, shift = self.net(torch.cat([kept, pooled], dim=1)).chunk(2, dim=1)
-        return MAX_LOG_SCALE * torch.tanh(log_scale / MAX_LOG_SCALE), shift
-
-    def forward(self, noise: Tensor, pooled: Tensor) -> Tensor:
-        """noise (B, Z), pooled (B, D) -> (B, Z)."""
-        kept, changed = noise[:, : self.kept], noise[:, self.kept :]
-        log_scale, shift = self.scale_and_shift(kept, pooled)
-        return torch.cat([kept, changed * log_scale.exp() + shift], dim=1).flip(1)
-
-    def inverse(self, latent: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """latent (B, Z), pooled (B, D) -> noise (B, Z), log |d noise / d latent| (B,)."""
-        latent = latent.flip(1)
-        kept, changed = latent[:, : self.kept], latent[:, self.kept :]
-        log_scale, shift = self.scale_and_shift(kept, pooled)
-        noise = torch.cat([kept, (changed - shift) * (-log_scale).exp()], dim=1)
-        return noise, -log_scale.sum(dim=1)
-
-
-class FlowPrior(nn.Module):
-    """Noise and pooled text in, latents out; an invertible function of the noise."""
-
-    def __init__(self, noise_dim: int, text_dim: int, num_couplings: int, hidden_dim: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(text_dim)
-        self.couplings = nn.ModuleList(
-            Coupling(noise_dim, text_dim, hidden_dim)
-            for _ in range(num_couplings if noise_dim else 0)
+        self.embedding = nn.Embedding(num_words, dim, padding_idx=PAD)
+        self.reader = reader
+        # A row for each bin of each value, and a last one for what stands before the first. (No
+        # value stands after the last one: its rows are never read.)
+        rows = noise_dim * BINS
+        offsets = torch.tensor([rows, *range(0, rows - BINS, BINS)])
+        self.register_buffer("offsets", offsets, persistent=False)  # (Z,)
+        self.bins = nn.Embedding(rows + 1, dim)
+        self.places = nn.Parameter(torch.randn(noise_dim, dim))
+        self.begin = nn.Linear(dim, 2 * dim)
+        self.lstm = nn.LSTM(dim, dim, batch_first=True)
+        self.norm = nn.LayerNorm(dim)
+        self.query, self.key_value = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
         )
+        self.to_bins = nn.Linear(dim, BINS)
+        with torch.no_grad():  # at first, each value is standard normal
+            for layer in (self.out, self.mlp[3], self.to_bins):
+                layer.weight.zero_()
+            middles = (torch.arange(BINS) + 0.5) * WIDTH - RANGE
+            self.to_bins.bias.copy_(-middles.square() / 2)
 
-    def forward(self, noise: Tensor, pooled: Tensor) -> Tensor:
-        """noise (B, Z) standard normal, pooled (B, D) -> latent (B, Z)."""
-        pooled = self.norm(pooled)
-        for coupling in self.couplings:
-            noise = coupling(noise, pooled)
-        return noise
+    def read(self, tokens: Tensor) -> Reading:
+        """tokens (B, L), padding at the end."""
+        mask = tokens != PAD
+        words = self.reader(self.embedding(tokens), mask)  # (B, L, D)
+        mean = (words * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+        state = tuple(x.contiguous() for x in self.begin(mean).tanh().chunk(2, dim=1))
+        return Reading(tokens, mask, words, heads(self.key_value(words), 2, PRIOR_HEADS), state)
 
-    def negative_log_likelihood(self, latent: Tensor, pooled: Tensor) -> Tensor:
-        """Nats, of latents (B, Z) given pooled text (B, D); mean over B."""
-        pooled, log_det = self.norm(pooled), latent.new_zeros(len(latent))
-        for coupling in reversed(self.couplings):
-            latent, change = coupling.inverse(latent, pooled)
-            log_det = log_det + change
-        normal = 0.5 * (latent.square() + math.log(2 * math.pi)).sum(dim=1)
-        return (normal - log_det).mean()
+    def choose(self, hidden: Tensor, reading: Reading) -> Tensor:
+        """hidden (B, T, D), what the LSTM remembers -> logits (B, T, BINS) of the next values."""
+        query = heads(self.query(self.norm(hidden)), 1, PRIOR_HEADS)[0]  # (B, N, T, D/N)
+        mask = reading.mask[:, None, None]  # (B, 1, 1, L)
+        found = F.scaled_dot_product_attention(query, *reading.keys_values, mask)
+        x = hidden + self.out(found.transpose(1, 2).flatten(2))
+        return self.to_bins(x + self.mlp(x))
+
+    def forward(self, tokens: Tensor, latent: Tensor) -> Tensor:
+        """tokens (B, L), latent (B, Z) -> logits (B, Z, BINS) of each value, given those before."""
+        reading = self.read(tokens)
+        before = F.pad(bin_of(latent)[:, :-1], (1, 0)) + self.offsets  # (B, Z)
+        state = tuple(x[None] for x in reading.state)
+        hidden, _ = self.lstm(self.bins(before) + self.places, state)  # (B, Z, D)
+        return self.choose(hidden, reading)
+
+    @torch.no_grad()
+    def sample(self, tokens: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
+        """tokens (B, L), uniforms (B, Z) within 0..1 -> latents (B, Z). temperature: of the
+        choice; 0: the middle of the likeliest bin at each step, whatever the uniforms."""
+        reading = self.read(tokens)
+        state, weights = reading.state, list(self.lstm.parameters())
+        chosen, values = tokens.new_zeros(len(tokens)), []
+        for offset, place, uniform in zip(self.offsets, self.places, uniforms.T, strict=True):
+            state = torch.lstm_cell(self.bins(chosen + offset) + place, state, *weights)
+            logits = self.choose(state[0][:, None], reading)[:, 0].float()  # (B, BINS)
+            value = logits.argmax(dim=1) + 0.5  # in bins, from the left
+            if temperature:
+                logits = (logits - logits.amax(dim=1, keepdim=True)) / temperature
+                value = quantile(logits.softmax(dim=1), uniform)
+            chosen = value.long()
+            values.append(value)
+        return torch.stack(values, dim=1) * WIDTH - RANGE
+
+
+def bin_of(latent: Tensor) -> Tensor:
+    """Values -> int64 numbers of the bins that they lie in, any shape."""
+    return ((latent + RANGE) / WIDTH).long().clamp(0, BINS - 1)
+
+
+def bin_odds(mean: Tensor, log_std: Tensor) -> Tensor:
+    """How likely normal distributions (B, Z) fall into each bin: (B, Z, BINS). What lies beyond
+    the range counts to the outermost ones."""
+    edges = torch.arange(1, BINS, device=mean.device) * WIDTH - RANGE
+    below = torch.special.ndtr((edges - mean[:, :, None]) * (-log_std[:, :, None]).exp())
+    return F.pad(below, (0, 1), value=1.0) - F.pad(below, (1, 0))
+
+
+def quantile(odds: Tensor, uniform: Tensor) -> Tensor:
+    """The value below which the fraction `uniform` (B,) of a histogram (B, BINS) lies, in bins from
+    the left: (B,), below BINS."""
+    up_to = odds.cumsum(dim=1)
+    sought = uniform[:, None] * up_to[:, -1:]
+    found = (up_to < sought).sum(dim=1, keepdim=True)  # (B, 1), the bin that it lies in
+    share = odds.gather(1, found)
+    inside = (sought - up_to.gather(1, found) + share) / share.clamp(min=1e-9)
+    return (found + inside.clamp(0, 0.999))[:, 0]
+
+
+def cross_entropy(odds: Tensor, logits: Tensor) -> Tensor:
+    """Nats that latents of these odds (B, Z, BINS) cost under the density of the prior: mean over
+    B."""
+    density = logits.log_softmax(dim=2) - math.log(WIDTH)
+    return -(odds * density).sum(dim=(1, 2)).mean()
+
+
+def entropy(log_std: Tensor) -> Tensor:
+    """Nats of normal distributions (B, Z), mean over B."""
+    return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(dim=1).mean()

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from completion import Completer, text_of
-from config import ModelConfig
-from latents import FlowPrior
+from config import WITH_A_FLOW, ModelConfig
+from latents import LatentPrior
 from tokenizer import PAD, START, UNKNOWN, Tokenizer
 
 if TYPE_CHECKING:
@@ -200,21 +200,10 @@ def composite(layers: Tensor, mask_scale: float) -> Tensor:
     return F.pixel_shuffle(x.flatten(1, 2), 2)  # (B, 3, H, W)
 
 
-def upgrade_weights(state_dict: dict) -> dict:
-    """Weights as they are called today: without the prefixes of torch.compile and of wrappers for
-    several devices. Older decoders looked at words twice, and ended without `refine`; completers of
-    then are left out, so that such files draw as typed."""
+def plain_names(state_dict: dict) -> dict:
+    """Weights without the prefixes of torch.compile and of wrappers for several devices."""
     prefixes = re.compile(r"^(module\.|_orig_mod\.)+")
-    state_dict = {prefixes.sub("", n) if isinstance(n, str) else n: w
-                  for n, w in state_dict.items()}  # fmt: skip
-    extra = state_dict.get("_extra_state")
-    if not isinstance(extra, dict) or not isinstance(extra.get("config"), dict):
-        return state_dict
-    if "word_attentions" in extra["config"]:
-        return state_dict
-    config = extra["config"] | {"word_attentions": 2, "refine": False, "completer_dim": 0}
-    kept = {n: w for n, w in state_dict.items() if not str(n).startswith("completer.")}
-    return kept | {"_extra_state": extra | {"config": config}}
+    return {prefixes.sub("", n) if isinstance(n, str) else n: w for n, w in state_dict.items()}
 
 
 def check_fit(weights: dict, expected: dict) -> None:
@@ -265,9 +254,6 @@ class TextToImageModel(nn.Module):
         input_dim = config.text_dim + config.noise_dim
         condition_dim = 2 * config.text_dim
         self.text_encoder = TextEncoder(config, len(tokenizer))
-        self.prior = FlowPrior(
-            config.noise_dim, config.text_dim, config.prior_couplings, config.prior_dim
-        )
         self.fully_connected = nn.Linear(input_dim, channels[0] * 4 * 4)
         self.condition = nn.Linear(input_dim + config.augmentation_dim, condition_dim)
         self.word_attention = nn.ModuleList(
@@ -286,7 +272,10 @@ class TextToImageModel(nn.Module):
         self.to_layers = nn.Conv2d(last, config.num_layers * 7, kernel, padding=kernel // 2)
         if not self.to_layers.weight.is_meta:  # where only shapes matter
             self._initialise()
-        self.completer = None
+        self.prior = self.completer = None
+        if config.noise_dim:
+            dim, reader = config.prior_dim, BidirectionalLSTM(config.prior_dim)
+            self.prior = LatentPrior(len(tokenizer), config.noise_dim, dim, reader)
         if config.completer_dim:
             dim, reader = config.completer_dim, BidirectionalLSTM(config.completer_dim)
             self.completer = Completer(len(tokenizer), dim, reader)
@@ -314,8 +303,6 @@ class TextToImageModel(nn.Module):
             block.film.weight.zero_()
         if self.refine:
             self.refine.weight.mul_(len(self.decoder) ** -0.5)
-        for coupling in self.prior.couplings:  # latents start as the noise itself
-            coupling.net[-1].weight.zero_()
         # Attention over words starts at nothing: a plain decoder at first.
         for attention in self.word_attention:
             attention.out.weight.zero_()
@@ -332,13 +319,18 @@ class TextToImageModel(nn.Module):
             nn.init.normal_(self.text_encoder.positions)
 
     def forward(
-        self, tokens: Tensor, noise: Tensor, return_attention: bool = False
+        self,
+        tokens: Tensor,
+        uniforms: Tensor,
+        temperature: float = 1.0,
+        return_attention: bool = False,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Draw a batch.
 
         Args:
             tokens: (B, L) int64, from `tokenize`.
-            noise: (B, Z) float, standard normal.
+            uniforms: (B, Z) float, within 0..1: they choose the latent.
+            temperature: of that choice; 0: the likeliest.
             return_attention: also return a dict of attention weights: "self" (B, N, L, L),
                 "words_4x4" (B, N, 16, L), "words_8x8" (B, N, 64, L) and "words_16x16" (B, N, 256,
                 L), as far as configured; with halvings, the last is of a smaller map.
@@ -346,11 +338,12 @@ class TextToImageModel(nn.Module):
         Returns:
             images (B, 3, H, W) float32, about -1..1; not clamped.
         """
+        latent = uniforms  # (B, 0) where there is no latent
+        if self.prior:
+            with torch.autocast(tokens.device.type, enabled=False):
+                latent = self.prior.sample(tokens, uniforms, temperature)  # (B, Z)
         text = self.encode(tokens)
-        with torch.autocast(tokens.device.type, enabled=False):
-            latent = self.prior(noise.to(text.pooled.dtype), text.pooled)  # (B, Z)
-            latent = latent.clamp(-self.config.max_latent, self.config.max_latent)
-        layers, weights = self.decode(text, latent)
+        layers, weights = self.decode(text, latent.to(text.pooled.dtype))
         images = self.enlarge(composite(layers, self.config.mask_scale))
         return (images, weights) if return_attention else images
 
@@ -445,23 +438,25 @@ class TextToImageModel(nn.Module):
         return captions[0] if single else captions
 
     def chance(self, seed: int) -> tuple[Tensor, Tensor]:
-        """What a seed means: noise (Z,), standard normal, for the latent, and uniforms
-        (max_tokens - 1,) that choose the words of a completed caption. Drawn on the CPU, so that
-        they are the same for every device."""
+        """What a seed means: uniforms (Z,) that choose the latent, and (max_tokens - 1,) that
+        choose the words of a completed caption. Drawn on the CPU, so that they are the same for
+        every device."""
         generator = torch.Generator().manual_seed(int(seed))
-        noise = torch.randn(self.config.noise_dim, generator=generator)
-        return noise, torch.rand(self.config.max_tokens - 1, generator=generator)
+        of_latent = torch.rand(self.config.noise_dim, generator=generator)
+        return of_latent, torch.rand(self.config.max_tokens - 1, generator=generator)
 
     @torch.no_grad()
-    def draw(self, captions: Sequence[str], seeds: Sequence[int]) -> Tensor:
+    def draw(
+        self, captions: Sequence[str], seeds: Sequence[int], temperature: float = 1.0
+    ) -> Tensor:
         """One image for each pair of caption and seed, as typed -> (B, 3, H, W) float32 in [-1, 1].
 
-        An image depends on (weights, caption, seed) alone. Noise lies closer to its mean than the
-        prior expects (truncation, Brock et al. 2019).
+        An image depends on (weights, caption, seed, temperature) alone, but for rounding: among
+        others, or on another device, a value of a latent may now and then fall beside.
         """
         tokens = self.tokenize(captions)
-        noise = torch.stack([self.chance(seed)[0] for seed in seeds]).to(tokens.device)  # (B, Z)
-        return self(tokens, self.config.truncation * noise).clamp(-1, 1)
+        uniforms = torch.stack([self.chance(s)[0] for s in seeds]).to(tokens.device)  # (B, Z)
+        return self(tokens, uniforms, temperature).clamp(-1, 1)
 
     def generate(
         self,
@@ -476,13 +471,16 @@ class TextToImageModel(nn.Module):
 
         Returns a PIL image, or a list of them where there are several (all of the first prompt
         first). batch_size, how many are drawn at once, does not change the images. complete: write
-        out first what a prompt leaves open, at this temperature (see `complete`); an empty prompt
-        asks for any image. Raises ValueError for other seeds or numbers.
+        out first what a prompt leaves open (see `complete`); an empty prompt asks for any image.
+        temperature: of words and latents; 0: the likeliest, whatever the seed. Raises ValueError
+        for other seeds or numbers.
         """
         from PIL import Image
 
         if n < 1 or not 0 <= seed <= 2**32 - n:
             raise ValueError("n must be 1 or more, and the seeds between 0 and 2**32 - 1")
+        if temperature < 0:
+            raise ValueError("temperature must be 0 or more")
         single = isinstance(prompts, str)
         pairs = [(p, seed + i) for p in ([prompts] if single else prompts) for i in range(n)]
         images = []
@@ -490,8 +488,8 @@ class TextToImageModel(nn.Module):
             captions, seeds = zip(*pairs[start : start + batch_size], strict=True)
             if complete:
                 captions = self.complete(captions, seeds, temperature)
-            for pixels in to_uint8(self.draw(captions, seeds)).permute(0, 2, 3, 1).cpu().numpy():
-                images.append(Image.fromarray(pixels))  # (H, W, 3)
+            drawn = to_uint8(self.draw(captions, seeds, temperature)).permute(0, 2, 3, 1)
+            images += [Image.fromarray(pixels) for pixels in drawn.cpu().numpy()]  # (H, W, 3)
         return images[0] if single and n == 1 else images
 
     def get_extra_state(self) -> dict:
@@ -513,10 +511,12 @@ class TextToImageModel(nn.Module):
         if "_extra_state" not in state_dict and {"model", "ema", "images_seen"} <= set(state_dict):
             raise ValueError("this is a checkpoint of training, not a file of weights; "
                              "checkpoint.load_model(path) gives its model")  # fmt: skip
-        state_dict = upgrade_weights(state_dict)
+        state_dict = plain_names(state_dict)
         extra = state_dict.get("_extra_state")
         if extra is not None:
             settings = dict(extra["config"])
+            if WITH_A_FLOW[0] in settings:
+                raise ValueError(WITH_A_FLOW[1])
             config = ModelConfig(**settings | {"channels": tuple(settings["channels"])})
             tokenizer = Tokenizer.from_state_dict(extra["tokenizer"])
             with torch.device("meta"):  # shapes alone: nothing is allocated for what does not fit

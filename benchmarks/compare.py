@@ -32,7 +32,6 @@ VARIANTS: dict[str, dict] = {
     # Losses. Without the second, masks are not sharpened when drawing either.
     "without latents": {"noise_dim": 0},
     "squared error alone": {"noise_dim": 0, "swd_weight": 0.0},
-    "latents drawn as normal noise": {"prior_couplings": 0},
     "a third of the price of a latent": {"kl_weight": 7e-4 / 3},
     "three times the price of a latent": {"kl_weight": 7e-4 * 3},
     "a third of swd_weight": {"swd_weight": 1.0},

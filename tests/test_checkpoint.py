@@ -135,6 +135,11 @@ def test_a_run_of_another_version_is_refused_with_a_way_on(tmp_path):
     with pytest.raises(UserError, match=f"with swd_mask_scale; --run NAME --init-from {tmp_path}"):
         checkpoint.resume(SETTINGS, tmp_path, {"train": "a"})
     assert checkpoint.load_model(tmp_path / "checkpoint.pth").config == CONFIG
+    state["config"]["prior_couplings"] = 6
+    torch.save(state, tmp_path / "checkpoint.pth")
+    with pytest.raises(UserError, match="a flow, which commit .*; --run NAME starts another run"):
+        checkpoint.resume(SETTINGS, tmp_path, {"train": "a"})
+    assert checkpoint.load_model(tmp_path / "checkpoint.pth").config == CONFIG
 
 
 def test_new_augmentations_start_at_nothing_in_weights_that_do_not_know_them(tmp_path):
@@ -301,6 +306,7 @@ def billions() -> dict:
         (lambda: weights(image_size="64"), "--image-size takes a whole number"),
         (lambda: weights(mask_scale=float("nan")), "mask_scale must be"),
         (lambda: weights(surprise=1), "unexpected keyword"),
+        (lambda: weights(prior_couplings=6), "from a flow, which commit"),
         (lambda: weights() | {"to_layers.bias": torch.full((42,), torch.nan)}, "no numbers"),
         (lambda: weights() | {"to_layers.bias": torch.ones(42).long()}, "no tensor of floats"),
         (lambda: weights() | {"to_layers.bias": "x"}, "no tensor of floats"),

@@ -27,9 +27,9 @@ def test_every_setting_can_be_given(field):
     default = field.default
     needs = ("--init-from", "x") if field.name == "completer_only" else ()
     if field.name in ("image_size", "channels", "augmentation_dim", "text_dim", "num_heads",
-                      "completer_dim"):  # fmt: skip
+                      "completer_dim", "prior_dim"):  # fmt: skip
         value = {"image_size": 32, "channels": (8,) * 6, "augmentation_dim": 8, "text_dim": 64,
-                 "num_heads": 2, "completer_dim": 64}[field.name]  # fmt: skip
+                 "num_heads": 2, "completer_dim": 64, "prior_dim": 64}[field.name]  # fmt: skip
     elif isinstance(default, bool):
         value = not default
     elif isinstance(default, tuple):
