@@ -143,7 +143,7 @@ class ModelConfig:
     num_layers: int = hidden(6, positive=True)  # that an image is composed of
     augmentation_dim: int = hidden(len(AUGMENTATIONS))  # columns that the decoder is told
     prior_dim: int = hidden(128, positive=True)  # width of what draws latents
-    mask_scale: float = hidden(3.8, positive=True)  # of mask logits when drawing; 1: doubt is mixed
+    mask_scale: float = hidden(3.4, positive=True)  # of mask logits when drawing; 1: doubt is mixed
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -205,7 +205,6 @@ class Recipe:
     swd_scales: int = hidden(2, positive=True)  # full size, half of it, ...
     late_mask_scale: float = hidden(2.0, positive=True)  # that losses see once swd_ramp begins
     kl_weight: float = hidden(7e-4)  # price of a nat that a latent tells; higher: less varied
-    latent_dropout: float = hidden(0.1, fraction=True)  # images drawn at latent 0; they pay, too
     prior_weight: float = hidden(0.01)  # out of the clip's way; it learns from nothing else
     word_dropout: float = hidden(0.02, fraction=True)  # words that are hidden; teaches <unk>
     caption_dropout: float = hidden(0.02, fraction=True)  # captions; teaches "", any image

@@ -171,7 +171,6 @@ class Batch(NamedTuple):
     images: Tensor  # (B, 3, H, W) float32, real ones
     tokens: Tensor  # (B, L), of the fullest caption of each, or of any, see `kind_of_pairs`
     noise: Tensor  # (B, Z) float32, standard normal
-    keeps_latent: Tensor  # (B, 1) bool; False: drawn at latent 0
     augmentation: Tensor  # (B, A) float32, how each image was changed
 
 
@@ -284,10 +283,9 @@ def training_batch(
         chosen = [shuffle_tags(caption, rng) for caption in chosen]
     tokens = hide_words(model.tokenize(chosen).cpu(), recipe, rng).to(device)
     noise = torch.randn((size, model.config.noise_dim), generator=rng).to(device)
-    keeps = torch.rand((size, 1), generator=rng).to(device) >= recipe.latent_dropout
     on_device = generator_for(recipe.seed, 2, images_seen, device)
     real, changes = augment(images.to(device), recipe.augment, recipe.flip, on_device)
-    return Batch(real, tokens, noise, keeps, changes)
+    return Batch(real, tokens, noise, changes)
 
 
 def completer_batch(

@@ -2,14 +2,15 @@
 
 The latent must mean something: where exactly the circle lies, which tint it has. So once content is
 learnt, training does not feed noise to the decoder, but what the posterior reads off the real
-image, at a price: its divergence from a prior that knows the caption. What the caption says costs
-nothing, and need not be told again (a conditional variational autoencoder, Kingma and Welling 2014,
-Sohn et al. 2015; with a prior that is learnt value by value, Chen et al. 2017, whose price and
-whose own loss have weights of their own, Hafner et al. 2021).
+image, at a price for each nat that it tells (losses.kl_divergence): a conditional variational
+autoencoder (Kingma and Welling 2014, Sohn et al. 2015).
 
-The prior cuts the range of each value into bins, and tells how likely each bin is, given the words
-and the values before (as van den Oord et al. 2016 did for pixels). So it can say "at the top left,
-or at the bottom right, but not between". When the model draws, it draws them one by one.
+For a given caption such latents are not distributed as the standard normal distribution: "a star"
+has nine places to lie in, "a star at the top" one. The prior is fitted to them as they come
+(ex-post density estimation, Ghosh et al. 2020). It cuts the range of each value into bins, and
+tells how likely each bin is, given the words and the values before (as van den Oord et al. 2016 did
+for pixels). So it can say "at the left or at the right, but not between". When the model draws, it
+draws them one by one.
 """
 
 import math
@@ -167,8 +168,3 @@ def cross_entropy(odds: Tensor, logits: Tensor) -> Tensor:
     B."""
     density = logits.log_softmax(dim=2) - math.log(WIDTH)
     return -(odds * density).sum(dim=(1, 2)).mean()
-
-
-def entropy(log_std: Tensor) -> Tensor:
-    """Nats of normal distributions (B, Z), mean over B."""
-    return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(dim=1).mean()

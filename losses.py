@@ -76,3 +76,9 @@ def colour_loss(drawn: Tensor, real: Tensor) -> Tensor:
     pattern of dots passed for plain colour, and for the edges that the patches ask for.
     """
     return F.avg_pool2d(F.pixel_unshuffle(drawn - real, 2), 2).abs().mean()
+
+
+def kl_divergence(mean: Tensor, log_std: Tensor) -> Tensor:
+    """Nats that normal distributions (B, Z) tell beyond the standard normal one; mean over B."""
+    variance = (2 * log_std).exp()
+    return 0.5 * (mean.square() + variance - 1 - 2 * log_std).sum(dim=1).mean()

@@ -14,12 +14,15 @@ from files import previous
 from model import TextToImageModel
 from tokenizer import SPECIAL_TOKENS
 
+CHOOSE = ("completer.", "prior.")
+
 
 def halve_if_equal(model: TextToImageModel) -> dict:
-    """The state_dict in half precision if images stay the same to 1/255, else as it is. The
-    completer's weights stay: rounded, it would now and then choose other words."""
+    """The state_dict in half precision if images stay the same to 1/255, else as it is. Weights of
+    the completer and the prior stay: rounded, they would now and then choose other words and
+    latents."""
     state = model.state_dict()
-    halved = {n: v.half() if isinstance(v, torch.Tensor) and not n.startswith("completer.") else v
+    halved = {n: v.half() if isinstance(v, torch.Tensor) and not n.startswith(CHOOSE) else v
               for n, v in state.items()}  # fmt: skip
     other = TextToImageModel()
     other.load_state_dict(halved)

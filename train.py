@@ -60,8 +60,8 @@ from dataset import (
 from evaluation.metrics import CANDIDATES, completion_loss, fit, validate
 from evaluation.systems import save_samples
 from files import locked, write_text
-from latents import bin_odds, cross_entropy, entropy
-from losses import colour_loss, regression_loss, sliced_wasserstein_loss
+from latents import bin_odds, cross_entropy
+from losses import colour_loss, kl_divergence, regression_loss, sliced_wasserstein_loss
 from model import TextToImageModel, composite
 from tokenizer import SPECIAL_TOKENS, split_words
 
@@ -127,13 +127,11 @@ def compute_losses(
             mean_drawing = ema.predict_mean(batch.tokens, batch.augmentation)
             mean, log_std = posterior(real, mean_drawing)  # (B, Z) each
             latent = mean + log_std.exp() * batch.noise  # (B, Z)
-        layers, _ = model.decode(text, latent * batch.keeps_latent, batch.augmentation)
+        layers, _ = model.decode(text, latent, batch.augmentation)
     if clock.latent > 0:
-        odds = bin_odds(mean, log_std)  # (B, Z, BINS)
-        logits = model.prior(batch.tokens, latent.detach())  # (B, Z, BINS)
-        # A value does not pay for what it does to the odds of those after it: bins are no slopes.
-        losses["kl_loss"] = cross_entropy(odds, logits.detach()) - entropy(log_std)
-        losses["prior_loss"] = cross_entropy(odds.detach(), logits)
+        losses["kl_loss"] = kl_divergence(mean, log_std)
+        odds = bin_odds(mean.detach(), log_std.detach())  # (B, Z, BINS)
+        losses["prior_loss"] = cross_entropy(odds, model.prior(batch.tokens, latent.detach()))
     # Once sharpness counts, all losses of the drawing see sharper masks; drawings go beyond that.
     drawn = composite(layers, recipe.late_mask_scale if clock.swd > 0 else 1)  # (B, 3, h, w)
     losses["regression_loss"] = regression_loss(drawn, real)
@@ -208,7 +206,7 @@ def track_best(progress: Progress, measured: dict, ema: TextToImageModel, recipe
             weights = copy.deepcopy(ema.state_dict())
             progress.best = {"images": seen, name: measured[name], "weights": weights}
     elif recipe.has_latents and ramp(recipe, seen, start, recipe.latent_ramp) > 0:
-        return ""  # few drawings at latent 0, which the other loss is of, are fitted any more
+        return ""  # the drawing at latent 0, which the other loss is of, is not fitted any more
     else:
         name, ending = "regression_loss", "; more images help, or a new run with --images {:d}"
     kept_from_before = name == "energy_score" and progress.best["images"] <= start

@@ -5,9 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributions import Normal
 
 import losses
-from losses import colour_loss, regression_loss, sliced_wasserstein_loss
+from losses import colour_loss, kl_divergence, regression_loss, sliced_wasserstein_loss
 
 FLOOR = 1e-3  # of regression_loss, below the root
 
@@ -135,6 +136,14 @@ def test_gradients_are_finite_and_lead_to_the_real_image(loss):
     flat = torch.zeros(1, 3, 16, 16, requires_grad=True)
     loss(flat, torch.zeros(1, 3, 16, 16)).backward()
     assert torch.isfinite(flat.grad).all()
+
+
+def test_the_price_of_latents_is_the_kullback_leibler_divergence_that_torch_computes():
+    mean, log_std = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
+    told, standard = Normal(mean, log_std.exp()), Normal(torch.zeros(5), torch.ones(5))
+    expected = torch.distributions.kl_divergence(told, standard).sum(dim=1).mean()
+    torch.testing.assert_close(kl_divergence(mean, log_std), expected)
+    assert kl_divergence(torch.zeros(2, 3), torch.zeros(2, 3)) == 0
 
 
 @pytest.mark.parametrize("change, seen, is_in_patches", [

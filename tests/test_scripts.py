@@ -153,11 +153,12 @@ def test_prompts_that_look_alike_get_files_of_their_own():
 
 def test_the_same_prompt_drawn_in_another_way_gets_a_file_of_its_own(weights):
     """Else --skip-existing would take one for the other."""
-    ways = {}, {"as_typed": True}, {"temperature": 0.5}, {"temperature": 0.0}
+    ways = {}, {"as_typed": True}, {"temperature": 0.5}, {"temperature": 0.0, "as_typed": True}
     paths = [generate.main(GenerateConfig(["red"], weights, skip_existing=True, **way))[0].name
              for way in ways]  # fmt: skip
     assert paths == [f"red-seed0{how}.png"
-                     for how in ("", "-as-typed", "-temperature0.5", "-temperature0")]  # fmt: skip
+                     for how in ("", "-as-typed", "-temperature0.5",
+                                 "-as-typed-temperature0")]  # fmt: skip
 
 
 ODD_PROMPTS = [b"../../x", b"/etc/passwd", b"a\0b", b"x" * 5000, b"\xff\xfe red", b"a/b", b"C:\\x",
@@ -314,13 +315,13 @@ def test_an_exported_model_draws_what_its_run_draws_and_the_old_file_is_kept(ima
     assert difference <= 2 / 255  # of -1..1, so 1/255 of the range of an image
 
 
-def test_weights_are_exported_in_half_precision_but_the_completer_s_stay(weights):
+def test_weights_are_exported_in_half_precision_but_those_that_choose_stay(weights):
     model = checkpoint.load_model(weights)
     state = save_model.halve_if_equal(model)
-    kinds = {name.startswith("completer."): set() for name in state if name != "_extra_state"}
+    kinds = {True: set(), False: set()}
     for name, weight in state.items():
         if name != "_extra_state":
-            kinds[name.startswith("completer.")].add(weight.dtype)
+            kinds[name.startswith(("completer.", "prior."))].add(weight.dtype)
     assert kinds == {True: {torch.float32}, False: {torch.float16}}
     exported = TextToImageModel()
     exported.load_state_dict(state)
