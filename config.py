@@ -143,6 +143,7 @@ class ModelConfig:
     num_layers: int = hidden(6, positive=True)  # that an image is composed of
     augmentation_dim: int = hidden(len(AUGMENTATIONS))  # columns that the decoder is told
     prior_dim: int = hidden(128, positive=True)  # width of what draws latents
+    latent_temperature: float = hidden(0.7)  # of their choice; below 1: nearer to the usual
     mask_scale: float = hidden(3.4, positive=True)  # of mask logits when drawing; 1: doubt is mixed
 
     def __post_init__(self) -> None:

@@ -74,10 +74,9 @@ class LatentPrior(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(num_words, dim, padding_idx=PAD)
         self.reader = reader
-        # A row for each bin of each value, and a last one for what stands before the first. (No
-        # value stands after the last one: its rows are never read.)
-        rows = noise_dim * BINS
-        offsets = torch.tensor([rows, *range(0, rows - BINS, BINS)])
+        # A row for each bin of each value that another follows, and one for before the first.
+        rows = (noise_dim - 1) * BINS
+        offsets = torch.tensor([rows, *range(0, rows, BINS)])
         self.register_buffer("offsets", offsets, persistent=False)  # (Z,)
         self.bins = nn.Embedding(rows + 1, dim)
         self.places = nn.Parameter(torch.randn(noise_dim, dim))
