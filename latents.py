@@ -14,20 +14,30 @@ draws them one by one.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from completion import Reading, heads
+from completion import heads
 from config import PRIOR_HEADS
 from tokenizer import PAD
 
 POSTERIOR_SIZE = 32  # pixels a side that the posterior sees
 RANGE = 4.0  # of a value of the latent: -RANGE..RANGE; a normal one is beyond in 1 of 16,000
+KNOTS = 10  # at which a value is read
 BINS = 32  # that it is cut into; narrow beside the standard deviation, which is about 1 at first
 WIDTH = 2 * RANGE / BINS  # of a bin
 MIN_LOG_STD, MAX_LOG_STD = -5.0, 0.5
+
+
+class Words(NamedTuple):
+    """What the prior makes of a batch of captions."""
+
+    mean: Tensor  # (B, 1, D)
+    keys_values: Tensor  # (2, B, N, L, D/N)
+    mask: Tensor  # (B, 1, 1, L)
 
 
 class PosteriorEncoder(nn.Module):
@@ -64,8 +74,9 @@ class PosteriorEncoder(nn.Module):
 
 
 class LatentPrior(nn.Module):
-    """Which latents go with a caption? An LSTM over their values that attends to the words at each
-    step. It reads captions with an encoder of its own, so that nothing else learns from its loss.
+    """Which latents go with a caption? Tells it value by value (NADE, Uria et al. 2016): what each
+    value says is added to what those before it say; a network makes odds of it that attends to the
+    words. It reads captions with an encoder of its own, so that nothing else learns from its loss.
 
     reader: words of width dim (B, L, D), and their mask (B, L) -> (B, L, D).
     """
@@ -74,68 +85,72 @@ class LatentPrior(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(num_words, dim, padding_idx=PAD)
         self.reader = reader
-        # A row for each bin of each value that another follows, and one for before the first.
-        rows = (noise_dim - 1) * BINS
-        offsets = torch.tensor([rows, *range(0, rows, BINS)])
-        self.register_buffer("offsets", offsets, persistent=False)  # (Z,)
-        self.bins = nn.Embedding(rows + 1, dim)
+        self.values = nn.Parameter(torch.randn(noise_dim, KNOTS, dim) / KNOTS)
         self.places = nn.Parameter(torch.randn(noise_dim, dim))
-        self.begin = nn.Linear(dim, 2 * dim)
-        self.lstm = nn.LSTM(dim, dim, batch_first=True)
+        self.caption = nn.Linear(dim, dim)
+        self.first, self.second = residual_mlp(dim), residual_mlp(dim)
         self.norm = nn.LayerNorm(dim)
         self.query, self.key_value = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim)
         self.out = nn.Linear(dim, dim)
-        self.mlp = nn.Sequential(
-            nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
-        )
-        self.to_bins = nn.Linear(dim, BINS)
+        self.to_bins = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, BINS))
         with torch.no_grad():  # at first, each value is standard normal
-            for layer in (self.out, self.mlp[3], self.to_bins):
+            for layer in (self.out, self.first[3], self.second[3], self.to_bins[1]):
                 layer.weight.zero_()
             middles = (torch.arange(BINS) + 0.5) * WIDTH - RANGE
-            self.to_bins.bias.copy_(-middles.square() / 2)
+            self.to_bins[1].bias.copy_(-middles.square() / 2)
 
-    def read(self, tokens: Tensor) -> Reading:
+    def read(self, tokens: Tensor) -> Words:
         """tokens (B, L), padding at the end."""
         mask = tokens != PAD
         words = self.reader(self.embedding(tokens), mask)  # (B, L, D)
         mean = (words * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-        state = tuple(x.contiguous() for x in self.begin(mean).tanh().chunk(2, dim=1))
-        return Reading(tokens, mask, words, heads(self.key_value(words), 2, PRIOR_HEADS), state)
+        keys_values = heads(self.key_value(words), 2, PRIOR_HEADS)
+        return Words(self.caption(mean)[:, None], keys_values, mask[:, None, None])
 
-    def choose(self, hidden: Tensor, reading: Reading) -> Tensor:
-        """hidden (B, T, D), what the LSTM remembers -> logits (B, T, BINS) of the next values."""
-        query = heads(self.query(self.norm(hidden)), 1, PRIOR_HEADS)[0]  # (B, N, T, D/N)
-        mask = reading.mask[:, None, None]  # (B, 1, 1, L)
-        found = F.scaled_dot_product_attention(query, *reading.keys_values, mask)
-        x = hidden + self.out(found.transpose(1, 2).flatten(2))
-        return self.to_bins(x + self.mlp(x))
+    def choose(self, before: Tensor, words: Words) -> Tensor:
+        """before (B, T, D), what is known of the values before each -> logits (B, T, BINS)."""
+        x = before + words.mean
+        x = x + self.first(x)
+        query = heads(self.query(self.norm(x)), 1, PRIOR_HEADS)[0]  # (B, N, T, D/N)
+        found = F.scaled_dot_product_attention(query, *words.keys_values, words.mask)
+        x = x + self.out(found.transpose(1, 2).flatten(2))
+        return self.to_bins(x + self.second(x))
 
     def forward(self, tokens: Tensor, latent: Tensor) -> Tensor:
         """tokens (B, L), latent (B, Z) -> logits (B, Z, BINS) of each value, given those before."""
-        reading = self.read(tokens)
-        before = F.pad(bin_of(latent)[:, :-1], (1, 0)) + self.offsets  # (B, Z)
-        state = tuple(x[None] for x in reading.state)
-        hidden, _ = self.lstm(self.bins(before) + self.places, state)  # (B, Z, D)
-        return self.choose(hidden, reading)
+        said = torch.einsum("bzk,zkd->bzd", at_knots(latent), self.values)
+        before = F.pad(said[:, :-1].cumsum(dim=1), (0, 0, 1, 0))  # (B, Z, D)
+        return self.choose(before + self.places, self.read(tokens))
 
     @torch.no_grad()
     def sample(self, tokens: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
         """tokens (B, L), uniforms (B, Z) within 0..1 -> latents (B, Z). temperature: of the
         choice; 0: the middle of the likeliest bin at each step, whatever the uniforms."""
-        reading = self.read(tokens)
-        state, weights = reading.state, list(self.lstm.parameters())
-        chosen, values = tokens.new_zeros(len(tokens)), []
-        for offset, place, uniform in zip(self.offsets, self.places, uniforms.T, strict=True):
-            state = torch.lstm_cell(self.bins(chosen + offset) + place, state, *weights)
-            logits = self.choose(state[0][:, None], reading)[:, 0].float()  # (B, BINS)
+        words, before, latent = self.read(tokens), 0, []
+        for weight, place, uniform in zip(self.values, self.places, uniforms.T, strict=True):
+            known = (before + place).expand(len(tokens), -1)  # (B, D)
+            logits = self.choose(known[:, None], words)[:, 0].float()  # (B, BINS)
             value = logits.argmax(dim=1) + 0.5  # in bins, from the left
             if temperature:
                 logits = (logits - logits.amax(dim=1, keepdim=True)) / temperature
                 value = quantile(logits.softmax(dim=1), uniform)
-            chosen = value.long()
-            values.append(value)
-        return torch.stack(values, dim=1) * WIDTH - RANGE
+            latent.append(value * WIDTH - RANGE)
+            before = before + at_knots(latent[-1]).to(weight.dtype) @ weight
+        return torch.stack(latent, dim=1)
+
+
+def residual_mlp(dim: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
+    )
+
+
+def at_knots(latent: Tensor) -> Tensor:
+    """Values (...) -> (..., KNOTS), how near each is to points spread over the range: a smooth
+    function of a value is a weighted sum of these."""
+    knots = torch.linspace(-RANGE, RANGE, KNOTS, device=latent.device)
+    distance = (latent[..., None] - knots) / (knots[1] - knots[0])
+    return (-distance.square() / 2).exp()
 
 
 def bin_of(latent: Tensor) -> Tensor:

@@ -127,11 +127,12 @@ def compute_losses(
             mean_drawing = ema.predict_mean(batch.tokens, batch.augmentation)
             mean, log_std = posterior(real, mean_drawing)  # (B, Z) each
             latent = mean + log_std.exp() * batch.noise  # (B, Z)
+            prior_logits = model.prior(batch.tokens, latent.detach())  # (B, Z, BINS)
         layers, _ = model.decode(text, latent, batch.augmentation)
     if clock.latent > 0:
         losses["kl_loss"] = kl_divergence(mean, log_std)
         odds = bin_odds(mean.detach(), log_std.detach())  # (B, Z, BINS)
-        losses["prior_loss"] = cross_entropy(odds, model.prior(batch.tokens, latent.detach()))
+        losses["prior_loss"] = cross_entropy(odds, prior_logits.float())
     # Once sharpness counts, all losses of the drawing see sharper masks; drawings go beyond that.
     drawn = composite(layers, recipe.late_mask_scale if clock.swd > 0 else 1)  # (B, 3, h, w)
     losses["regression_loss"] = regression_loss(drawn, real)

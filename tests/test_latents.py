@@ -45,7 +45,7 @@ def prior_of(noise_dim: int, dim: int = 16, trained: bool = False) -> LatentPrio
     """trained: with random weights where it starts from zero."""
     torch.manual_seed(0)
     prior = LatentPrior(10, noise_dim, dim, BidirectionalLSTM(dim))
-    for layer in (prior.out, prior.mlp[3], prior.to_bins) if trained else ():
+    for layer in (prior.out, prior.first[3], prior.second[3], prior.to_bins[1]) if trained else ():
         nn.init.normal_(layer.weight, std=0.5)
     return prior.requires_grad_(not trained)
 

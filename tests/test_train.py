@@ -983,7 +983,7 @@ def test_each_setting_of_a_term_changes_what_is_learnt(image_folder, monkeypatch
 def test_the_prior_alone_learns_from_its_loss_and_the_posterior_alone_pays(image_folder):
     batch, networks, config = late_step(image_folder)
     model, _, posterior = networks
-    torch.nn.init.normal_(model.prior.to_bins.weight)  # it starts at zero, and passes nothing on
+    torch.nn.init.normal_(model.prior.to_bins[1].weight)  # it starts at zero, and passes nothing on
     names = {p: f"model.{n}" for n, p in model.named_parameters()}
     names |= {p: f"posterior.{n}" for n, p in posterior.named_parameters()}
     for name, part in (("prior_loss", "model.prior."), ("kl_loss", "posterior.")):
@@ -996,7 +996,7 @@ def test_the_prior_alone_learns_from_its_loss_and_the_posterior_alone_pays(image
 def test_the_loss_of_the_prior_is_what_latents_cost_it_given_their_words(image_folder):
     batch, networks, config = late_step(image_folder)
     model, ema, posterior = networks
-    for layer in (model.prior.to_bins, posterior.out):
+    for layer in (model.prior.to_bins[1], posterior.out):
         torch.nn.init.normal_(layer.weight)
     clock = train.Clock(0, 1e-3, 0, 1.0, 1.0)
     cost = train.compute_losses(batch, networks, config, clock)["prior_loss"]
