@@ -394,7 +394,7 @@ def is_run_state(state: dict) -> bool:
         and 0 <= state["seconds"] < 1e12
         and type(state["config"].get("images")) is int
         and 0 <= state["start"] <= state["images_seen"]
-        and len(state["optimizers"]) in (2, 4)
+        and len(state["optimizers"]) in (2, 4, 6)
     )  # fmt: skip
 
 
@@ -464,7 +464,7 @@ def networks_of(
     networks = Networks(model, ema, posterior)
     for network in networks:
         network.to(device, memory_format=torch.channels_last)
-    optimizers = make_optimizers([model, posterior], model.completer, config)
+    optimizers = make_optimizers(model, posterior, config)
     try:
         all_saved = bool(state["optimizers"])  # a new run has none yet
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=all_saved):

@@ -143,7 +143,6 @@ class ModelConfig:
     num_layers: int = hidden(6, positive=True)  # that an image is composed of
     augmentation_dim: int = hidden(len(AUGMENTATIONS))  # columns that the decoder is told
     prior_dim: int = hidden(128, positive=True)  # width of what draws latents
-    latent_temperature: float = hidden(0.7)  # of their choice; below 1: nearer to the usual
     mask_scale: float = hidden(3.4, positive=True)  # of mask logits when drawing; 1: doubt is mixed
 
     def __post_init__(self) -> None:
@@ -206,7 +205,6 @@ class Recipe:
     swd_scales: int = hidden(2, positive=True)  # full size, half of it, ...
     late_mask_scale: float = hidden(2.0, positive=True)  # that losses see once swd_ramp begins
     kl_weight: float = hidden(7e-4)  # price of a nat that a latent tells; higher: less varied
-    prior_weight: float = hidden(0.01)  # out of the clip's way; it learns from nothing else
     word_dropout: float = hidden(0.02, fraction=True)  # words that are hidden; teaches <unk>
     caption_dropout: float = hidden(0.02, fraction=True)  # captions; teaches "", any image
     # What an image's captions are to each other, see completion.kind_of_pairs.

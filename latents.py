@@ -35,7 +35,7 @@ MIN_LOG_STD, MAX_LOG_STD = -5.0, 0.5
 class Words(NamedTuple):
     """What the prior makes of a batch of captions."""
 
-    mean: Tensor  # (B, 1, D)
+    pooled: Tensor  # (B, 1, D), from their mean
     keys_values: Tensor  # (2, B, N, L, D/N)
     mask: Tensor  # (B, 1, 1, L)
 
@@ -109,7 +109,7 @@ class LatentPrior(nn.Module):
 
     def choose(self, before: Tensor, words: Words) -> Tensor:
         """before (B, T, D), what is known of the values before each -> logits (B, T, BINS)."""
-        x = before + words.mean
+        x = before + words.pooled
         x = x + self.first(x)
         query = heads(self.query(self.norm(x)), 1, PRIOR_HEADS)[0]  # (B, N, T, D/N)
         found = F.scaled_dot_product_attention(query, *words.keys_values, words.mask)

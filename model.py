@@ -341,7 +341,6 @@ class TextToImageModel(nn.Module):
         latent = uniforms  # (B, 0) where there is no latent
         if self.prior:
             with torch.autocast(tokens.device.type, enabled=False):
-                temperature = temperature * self.config.latent_temperature
                 latent = self.prior.sample(tokens, uniforms, temperature)  # (B, Z)
         text = self.encode(tokens)
         layers, weights = self.decode(text, latent.to(text.pooled.dtype))

@@ -65,26 +65,28 @@ class Muon(torch.optim.Optimizer):
 
 
 def make_optimizers(
-    decoder: Iterable[nn.Module], completer: nn.Module | None, recipe: Recipe
+    model: nn.Module, posterior: nn.Module, recipe: Recipe
 ) -> list[torch.optim.Optimizer]:
-    """AdamW and Muon for all parameters but the completer's, then the same for these; before each
-    step, set "lr" of every group to the learning rate times the group's "relative_lr"."""
-    own = {id(p) for p in completer.parameters()} if completer else set()
-    modules = nn.ModuleList(decoder)
+    """AdamW and Muon for all parameters but the prior's and the completer's, then the same for
+    each of these, where there is one; before each step, set "lr" of every group to the learning
+    rate, or where "steady" is true to the steady one, times "relative_lr"."""
+    apart = [(model.prior, 1.0, True), (model.completer, recipe.completer_lr_ratio, False)]
+    apart = [one for one in apart if one[0]]
+    own = {id(p) for module, *_ in apart for p in module.parameters()}
+    modules = nn.ModuleList([model, posterior])
     parameters = [p for p in modules.parameters() if id(p) not in own]
     matrices = [m.weight for m in modules.modules()
                 if isinstance(m, (nn.Linear, nn.Conv2d)) and id(m.weight) not in own]  # fmt: skip
-    optimizers = _adamw_and_muon(parameters, matrices, 1.0, recipe)
-    if completer:  # its LSTMs, too
-        matrices = [weight for m in completer.modules() if isinstance(m, (nn.Linear, nn.LSTM))
+    optimizers = _adamw_and_muon(parameters, matrices, 1.0, False, recipe)
+    for module, ratio, steady in apart:  # their LSTMs count as matrices, too
+        matrices = [weight for m in module.modules() if isinstance(m, (nn.Linear, nn.LSTM))
                     for weight in m.parameters() if weight.ndim == 2]  # fmt: skip
-        ratio = recipe.completer_lr_ratio
-        optimizers += _adamw_and_muon(completer.parameters(), matrices, ratio, recipe)
+        optimizers += _adamw_and_muon(module.parameters(), matrices, ratio, steady, recipe)
     return optimizers
 
 
 def _adamw_and_muon(
-    parameters: Iterable[Tensor], matrices: list[Tensor], ratio: float, recipe: Recipe
+    parameters: Iterable[Tensor], matrices: list[Tensor], ratio: float, steady: bool, recipe: Recipe
 ) -> list[torch.optim.Optimizer]:
     """Muon for the matrices, AdamW for the other parameters; ratio: of their rate to the run's."""
     taken = {id(weight) for weight in matrices}
@@ -92,8 +94,8 @@ def _adamw_and_muon(
     betas, decay = recipe.adam_betas, recipe.weight_decay
     adamw = torch.optim.AdamW(others, betas=betas, weight_decay=decay, fused=True)
     muon = Muon(matrices, recipe.lr, recipe.muon_momentum, decay)
-    adamw.param_groups[0]["relative_lr"] = ratio
-    muon.param_groups[0]["relative_lr"] = ratio * recipe.muon_lr_ratio
+    adamw.param_groups[0] |= {"relative_lr": ratio, "steady": steady}
+    muon.param_groups[0] |= {"relative_lr": ratio * recipe.muon_lr_ratio, "steady": steady}
     return [adamw, muon]
 
 

@@ -76,6 +76,7 @@ class Clock(NamedTuple):
 
     images_seen: int
     lr: float
+    steady_lr: float  # of the prior
     halvings: int  # of the sides of training images
     latent: float  # 0..1, how far kl_weight is ramped in; 0: latents are noise
     swd: float  # 0..1, how far swd_weight is
@@ -88,6 +89,7 @@ def clock_at(recipe: TrainConfig, progress: Progress) -> Clock:
     return Clock(
         seen,
         learning_rate(recipe, seen, start),
+        steady_rate(recipe, seen, start),
         # Never more than before: with --init-from, training begins at full size.
         min(progress.halvings, halvings),
         ramp(recipe, seen, start, recipe.latent_ramp) if recipe.has_latents else 0.0,
@@ -103,6 +105,13 @@ def learning_rate(recipe: Recipe, images_seen: int, start: int) -> float:
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done / length)))
     last = recipe.final_lr_fraction
     return recipe.lr * warm_up * (last + (1 - last) * cosine)
+
+
+def steady_rate(recipe: Recipe, images_seen: int, start: int) -> float:
+    """The rate of the prior: it falls in the last fifth of the run only, as the latents that it
+    follows change all the time before."""
+    left = (recipe.images - images_seen) / (recipe.images - start)
+    return recipe.lr * min(1.0, 5 * left)
 
 
 def ramp(recipe: Recipe, images_seen: int, start: int, within: tuple[float, ...]) -> float:
@@ -148,7 +157,8 @@ def compute_losses(
 def step_losses(
     dataset: CaptionedImages, networks: Networks, config: TrainConfig, clock: Clock
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """All losses of the step at this clock, and the weighted sum of the decoder's: scalars."""
+    """All losses of the step at this clock with the weighted "total" of the decoder's, and what is
+    minimised: scalars."""
     model, seen = networks.model, clock.images_seen
     model.halvings = networks.ema.halvings = clock.halvings
     losses, total = {}, torch.zeros((), device=model.to_layers.weight.device)
@@ -160,19 +170,20 @@ def step_losses(
         num = min(config.batch_size, config.images - seen)
         pairs = completer_batch(dataset, model, config, seen, num)
         losses["completion_loss"] = model.completer.loss(*pairs)
-    return losses, total
+    # The prior and the completer have weights and optimizers of their own.
+    objective = total + sum(losses.get(name, 0) for name in ("prior_loss", "completion_loss"))
+    return losses | {"total": total}, objective
 
 
 def weighted_sum(losses: dict[str, Tensor], recipe: Recipe, clock: Clock) -> Tensor:
-    """What is minimised."""
+    """What the decoder and the posterior learn from."""
     weights = {
         "regression_loss": 1.0,
         "kl_loss": clock.latent * recipe.kl_weight,
-        "prior_loss": recipe.prior_weight,
         "swd_loss": clock.swd * recipe.swd_weight,
         "colour_loss": clock.swd * recipe.swd_weight,
     }
-    return sum(weights[name] * loss for name, loss in losses.items())
+    return sum(weight * losses[name] for name, weight in weights.items() if name in losses)
 
 
 @torch.no_grad()
@@ -417,8 +428,8 @@ def estimate_seconds(
         middle = replace(progress, images_seen=int((first + last) / 2 * config.images))
         for _ in range(2):  # the first makes ready
             began = time.monotonic()
-            losses, total = step_losses(dataset, networks, config, clock_at(config, middle))
-            (total + losses.get("completion_loss", 0)).backward()
+            _, objective = step_losses(dataset, networks, config, clock_at(config, middle))
+            objective.backward()
             float(nn.utils.get_total_norm([p.grad for p in networks.model.parameters()
                                            if p.grad is not None]))  # fmt: skip
             took = time.monotonic() - began
@@ -487,7 +498,7 @@ def train(
     networks, optimizers = checkpoint.networks_of(state, folder / "checkpoint.pth", config, device)
     model, ema, posterior = networks
     groups = [[p for group in o.param_groups for p in group["params"]] for o in optimizers]
-    words, parameters = sum(groups[2:], []), groups[0] + groups[1]
+    parts = [groups[i] + groups[i + 1] for i in range(0, len(groups), 2)]  # of AdamW, of Muon
     once = dataset.once()
     about = provenance(device) | {"precision": str(precision)}
     print(f"{describe(config, model, dataset)}, {device}, {precision}")
@@ -509,18 +520,18 @@ def train(
             progress.halvings = clock.halvings
 
             # Data and losses
-            losses, total = step_losses(dataset, networks, config, clock)
-            objective = total + losses.get("completion_loss", 0)  # of weights of its own
+            losses, objective = step_losses(dataset, networks, config, clock)
 
             # Update
             for optimizer in optimizers:
                 optimizer.zero_grad()
                 for group in optimizer.param_groups:
-                    group["lr"] = clock.lr * group["relative_lr"]
+                    rate = clock.steady_lr if group["steady"] else clock.lr
+                    group["lr"] = rate * group["relative_lr"]
             objective.backward()
             norms = [nn.utils.clip_grad_norm_(group, config.max_grad_norm)
-                     for group in (parameters, words)]  # fmt: skip
-            terms = {**losses, "total": total, "gradient norm": norms[0] + norms[1]}
+                     for group in parts]  # fmt: skip
+            terms = losses | {"gradient norm": sum(norms)}
             values = require_finite(terms, config, folder, dataset, before)
             for optimizer in optimizers:
                 optimizer.step()
@@ -557,7 +568,7 @@ def train(
             keep = config.keep_every > 0 and passed(before, seen, config.keep_every)
             stopping = seen >= end or stop.status != 0
             if due or keep or stopping:
-                terms = {"norm of the weights": nn.utils.get_total_norm(parameters + words)}
+                terms = {"norm of the weights": nn.utils.get_total_norm(sum(parts, []))}
                 require_finite(terms, config, folder, dataset, before)
                 checkpoint.save_run(
                     folder, config, fingerprints, progress, networks, optimizers, keep

@@ -69,7 +69,7 @@ def main() -> None:
     label(67, MIDDLE + 1.8, f"{D}")
 
     # Latent
-    for y, texts, dashed in ((31, ("noise", "prior,\ngiven the words"), False),
+    for y, texts, dashed in ((31, ("chance", "prior,\ngiven the words"), False),
                              (43, ("real image", "posterior,\nin training"), True)):  # fmt: skip
         box(9, y, texts[0], LATENT, 15)
         box(33, y, texts[1], LATENT, 15)

@@ -48,7 +48,7 @@ def run_state(settings: TrainConfig = SETTINGS) -> dict:
     torch.manual_seed(0)
     model, posterior = TextToImageModel(settings.model_config(), TOKENIZER), PosteriorEncoder(4)
     ema = copy.deepcopy(model.state_dict())
-    optimizers = make_optimizers([model, posterior], model.completer, settings)
+    optimizers = make_optimizers(model, posterior, settings)
     for parameter in (*model.parameters(), *posterior.parameters()):
         parameter.grad = torch.ones_like(parameter)
     for optimizer in optimizers:

@@ -172,7 +172,7 @@ def test_zero_augmentation_is_the_default():
 def test_a_seed_chooses_a_latent_of_the_prior_at_a_temperature(temperature):
     model = small_model()
     tokens, noise = model.tokenize(CAPTIONS[:1]), model.chance(3)[0][None]
-    latent = model.prior.sample(tokens, noise, temperature * model.config.latent_temperature)
+    latent = model.prior.sample(tokens, noise, temperature)
     layers, _ = model.decode(model.encode(tokens), latent)
     expected = composite(layers, model.config.mask_scale).clamp(-1, 1)
     drawn = [model.draw(CAPTIONS[:1], [seed], temperature) for seed in (3, 4)]

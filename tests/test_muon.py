@@ -48,20 +48,30 @@ def test_a_convolution_steps_like_the_matrix_of_its_patches():
     assert torch.equal(conv.permute(0, 2, 3, 1).reshape(6, 36), matrix)
 
 
+class Model(nn.Module):
+    """A decoder, and what has optimizers of its own."""
+
+    def __init__(self, prior: nn.Module | None, completer: nn.Module | None):
+        super().__init__()
+        self.decoder = nn.Sequential(nn.Embedding(5, 4), nn.LSTM(4, 4), nn.Linear(4, 3))
+        self.prior, self.completer = prior, completer
+
+
 def test_every_parameter_has_one_optimizer_and_only_weights_of_layers_get_muon():
-    network = nn.Sequential(nn.Embedding(5, 4), nn.LSTM(4, 4), nn.Linear(4, 3), nn.Conv2d(3, 2, 3))
-    adamw, muon = make_optimizers([network], None, Recipe())
+    model, posterior = Model(None, None), nn.Conv2d(3, 2, 3)
+    adamw, muon = make_optimizers(model, posterior, Recipe())
     steered = [p for o in (adamw, muon) for g in o.param_groups for p in g["params"]]
-    assert sorted(map(id, steered)) == sorted(map(id, network.parameters()))
+    every = [*model.parameters(), *posterior.parameters()]
+    assert sorted(map(id, steered)) == sorted(map(id, every))
     assert [p.shape for p in muon.param_groups[0]["params"]] == [(3, 4), (2, 3, 3, 3)]
 
 
-def test_the_completer_has_optimizers_of_its_own_and_its_lstms_are_matrices():
-    completer = nn.Sequential(nn.LSTM(4, 4), nn.Linear(4, 4), nn.Embedding(5, 4))
-    model = nn.ModuleList([nn.Linear(3, 3), completer])
+def test_prior_and_completer_have_optimizers_of_their_own_and_their_lstms_are_matrices():
     recipe = Recipe(completer_lr_ratio=2.0, muon_lr_ratio=10.0)
-    optimizers = make_optimizers([model], completer, recipe)
+    completer = nn.Sequential(nn.LSTM(4, 4), nn.Linear(4, 4), nn.Embedding(5, 4))
+    optimizers = make_optimizers(Model(nn.Linear(2, 3), completer), nn.Linear(3, 3), recipe)
     groups = [optimizer.param_groups[0] for optimizer in optimizers]
-    assert [[tuple(p.shape) for p in group["params"]] for group in groups] == [
-        [(3,)], [(3, 3)], [(16,), (16,), (4,), (5, 4)], [(16, 4), (16, 4), (4, 4)]]  # fmt: skip
-    assert [group["relative_lr"] for group in groups] == [1, 10, 2, 20]
+    assert [[tuple(p.shape) for p in group["params"]] for group in groups[2:]] == [
+        [(3,)], [(3, 2)], [(16,), (16,), (4,), (5, 4)], [(16, 4), (16, 4), (4, 4)]]  # fmt: skip
+    assert [group["relative_lr"] for group in groups] == [1, 10, 1, 10, 2, 20]
+    assert [group["steady"] for group in groups] == [False, False, True, True, False, False]
