@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from config import (
     RESULTS,
+    SETTING_OF_THE_FLOW,
     SHIPPED_WEIGHTS,
     WITH_A_FLOW,
     ModelConfig,
@@ -409,9 +410,9 @@ def resume(config: TrainConfig, folder: Path, fingerprints: dict[str, str]) -> d
     state = load(path, repair=True)
     if not is_run_state(state):
         raise UserError(f"{path} is no checkpoint of this version of train.py")
-    if WITH_A_FLOW[0] in state["config"]:
-        raise UserError(f"{path} cannot be gone on with: {WITH_A_FLOW[1]}; --run NAME starts "
-                        "another run")  # fmt: skip
+    if SETTING_OF_THE_FLOW in state["config"]:
+        told = f"{path} cannot be gone on with: {WITH_A_FLOW}; --run NAME starts another run"
+        raise UserError(told)
     if gone := sorted(state["config"].keys() - {f.name for f in fields(config)}):
         raise UserError(
             f"{folder} was trained by an earlier version, with {', '.join(gone)}; --run NAME "

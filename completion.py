@@ -30,13 +30,13 @@ EMPTY = 0.02  # and of those whose prompt is empty
 
 
 class Reading(NamedTuple):
-    """What the completer makes of a batch of prompts, or the prior of latents of captions."""
+    """What the completer makes of a batch of prompts."""
 
     tokens: Tensor  # (B, L)
     mask: Tensor  # (B, L), True on words
     words: Tensor  # (B, L, D)
     keys_values: Tensor  # of them, (2, B, N, L, D/N)
-    state: tuple[Tensor, Tensor]  # (B, D) each, that the LSTM begins with
+    state: tuple[Tensor, Tensor]  # (B, D) each, that the writer begins with
 
 
 class Completer(nn.Module):
@@ -65,9 +65,7 @@ class Completer(nn.Module):
         self.out_read = nn.Linear(dim, dim)
         self.query = nn.Linear(dim, dim)
         self.merge = nn.Linear(2 * dim, dim)
-        self.mlp = nn.Sequential(
-            nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
-        )
+        self.mlp = feed_forward(dim)
         self.vocabulary_bias = nn.Parameter(torch.zeros(num_words))
         self.copy = nn.Linear(dim, 1)
         # Else torch's defaults: with the larger weights of the decoder it learns half as fast.
@@ -162,6 +160,13 @@ class Completer(nn.Module):
             if not going.any():
                 break
         return [[i for i in row if i != PAD] for row in torch.stack(written, dim=1).tolist()]
+
+
+def feed_forward(dim: int) -> nn.Sequential:
+    """The branch that follows an attention, with the norm before it."""
+    return nn.Sequential(
+        nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
+    )
 
 
 def heads(x: Tensor, parts: int, num_heads: int) -> Tensor:

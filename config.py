@@ -32,10 +32,9 @@ AUGMENTATIONS = ("brightness", "contrast", "saturation", "warmth", "noise", "dow
                  "mirror")  # fmt: skip
 COMPLETER_HEADS = 8  # of its attentions, but the one that copies
 PRIOR_HEADS = 4  # of its attention
-WITH_A_FLOW = (  # what is said of older files, which have this setting
-    "prior_couplings", "its latents come from a flow, which commit "
-    "692f20867ea22489fd1db06b5576bdeee6303e11 is the last to read",
-)  # fmt: skip
+SETTING_OF_THE_FLOW = "prior_couplings"  # older files have it, and are refused
+WITH_A_FLOW = ("it is of the time when latents came from a flow, which commit "
+               "40d3ebf2320e682c53d2cabeb7f976496df81276 is the last to read")  # fmt: skip
 RESULTS = Path("results")  # results/<run>/checkpoint.pth
 SHIPPED_WEIGHTS = Path(__file__).parent / "results_short" / "text_to_image_model.pth"
 FEW = 100  # images; fewer are not enough to learn from
@@ -135,7 +134,9 @@ class ModelConfig:
     text_encoder: str = hidden("both", TEXT_ENCODERS)  # what reads captions
     text_dim: int = hidden(192)  # width of words and of pooled text; an even number
     max_tokens: int = hidden(64)  # longer captions are cut
-    num_heads: int = hidden(4, positive=True)  # of every attention but the completer's
+    num_heads: int = hidden(
+        4, positive=True
+    )  # of every attention of the decoder and the text encoder
     completer_dim: int = hidden(128)  # width of what completes prompts; 0: they are drawn as typed
     channels: tuple[int, ...] = hidden((168, 128, 84, 56, 32, 24))  # at 4, 8, 16, 32, 64, 128 px
     word_attentions: int = hidden(3)  # of the first feature maps: at 4, 8 and 16 px
@@ -143,6 +144,7 @@ class ModelConfig:
     num_layers: int = hidden(6, positive=True)  # that an image is composed of
     augmentation_dim: int = hidden(len(AUGMENTATIONS))  # columns that the decoder is told
     prior_dim: int = hidden(128, positive=True)  # width of what draws latents
+    latent_temperature: float = hidden(0.7)  # of their choice; at 1, drawings are less often right
     mask_scale: float = hidden(3.4, positive=True)  # of mask logits when drawing; 1: doubt is mixed
 
     def __post_init__(self) -> None:
@@ -189,7 +191,7 @@ class Recipe:
     min_count: int = setting(0, "rarer words of captions are unknown; 0: from the collection")
     latents: str = setting("auto", "whether an image holds what no caption tells, from the seed; "
                            "auto: from the collection", ("auto", "on", "off"))  # fmt: skip
-    precision: str = hidden("auto", ("auto", "float32", "bfloat16"))  # of convolutions
+    precision: str = hidden("auto", ("auto", "float32", "bfloat16"))  # of the decoder and the prior
     # The schedule. Fractions are of the run; a ramp goes from 0 at the first to 1 at the second.
     warm_up: int = hidden(3_000)  # images over which the rate rises; at most a tenth of the run
     warm_up_steps: int = hidden(45)  # the same in steps; the longer of the two counts

@@ -166,7 +166,9 @@ def main(config: GenerateConfig) -> list[Path]:
         images = to_uint8(model.draw(captions, seeds, config.temperature))
         drawn = images.permute(0, 2, 3, 1).cpu().numpy()
         texts = zip(some, captions, seeds, strict=True)
-        return drawn, [{"prompt": p, "caption": c, "seed": str(s)} for p, c, s in texts]
+        warmth = f"{config.temperature:g}"
+        return drawn, [{"prompt": p, "caption": c, "seed": str(s), "temperature": warmth}
+                       for p, c, s in texts]  # fmt: skip
 
     if config.grid:
         batches = [pairs[i : i + BATCH] for i in range(0, len(pairs), BATCH)]

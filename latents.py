@@ -20,14 +20,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from completion import heads
+from completion import feed_forward, heads
 from config import PRIOR_HEADS
 from tokenizer import PAD
 
 POSTERIOR_SIZE = 32  # pixels a side that the posterior sees
 RANGE = 4.0  # of a value of the latent: -RANGE..RANGE; a normal one is beyond in 1 of 16,000
 KNOTS = 10  # at which a value is read
-BINS = 32  # that it is cut into; narrow beside the standard deviation, which is about 1 at first
+BINS = 32  # that it is cut into; values are drawn evenly within one
 WIDTH = 2 * RANGE / BINS  # of a bin
 MIN_LOG_STD, MAX_LOG_STD = -5.0, 0.5
 
@@ -88,7 +88,7 @@ class LatentPrior(nn.Module):
         self.values = nn.Parameter(torch.randn(noise_dim, KNOTS, dim) / KNOTS)
         self.places = nn.Parameter(torch.randn(noise_dim, dim))
         self.caption = nn.Linear(dim, dim)
-        self.first, self.second = residual_mlp(dim), residual_mlp(dim)
+        self.first, self.second = feed_forward(dim), feed_forward(dim)
         self.norm = nn.LayerNorm(dim)
         self.query, self.key_value = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim)
         self.out = nn.Linear(dim, dim)
@@ -132,17 +132,11 @@ class LatentPrior(nn.Module):
             logits = self.choose(known[:, None], words)[:, 0].float()  # (B, BINS)
             value = logits.argmax(dim=1) + 0.5  # in bins, from the left
             if temperature:
-                logits = (logits - logits.amax(dim=1, keepdim=True)) / temperature
+                logits = (logits - logits.amax(dim=1, keepdim=True)) / max(temperature, 1e-6)
                 value = quantile(logits.softmax(dim=1), uniform)
             latent.append(value * WIDTH - RANGE)
             before = before + at_knots(latent[-1]).to(weight.dtype) @ weight
         return torch.stack(latent, dim=1)
-
-
-def residual_mlp(dim: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
-    )
 
 
 def at_knots(latent: Tensor) -> Tensor:
@@ -151,11 +145,6 @@ def at_knots(latent: Tensor) -> Tensor:
     knots = torch.linspace(-RANGE, RANGE, KNOTS, device=latent.device)
     distance = (latent[..., None] - knots) / (knots[1] - knots[0])
     return (-distance.square() / 2).exp()
-
-
-def bin_of(latent: Tensor) -> Tensor:
-    """Values -> int64 numbers of the bins that they lie in, any shape."""
-    return ((latent + RANGE) / WIDTH).long().clamp(0, BINS - 1)
 
 
 def bin_odds(mean: Tensor, log_std: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
     embedding -> LSTM -> multi-head self-attention -> fully connected layer -> residual decoder
 
 A prompt that leaves things open is first completed, in words, by a second LSTM (completion.py).
+What no caption tells is in the latent, which a seed chooses (latents.py).
 
 Shapes, the same letters in every file:
     B images, L tokens of the longest caption, D width of the text, Z width of the latent,
@@ -20,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from completion import Completer, text_of
-from config import WITH_A_FLOW, ModelConfig
+from completion import Completer, feed_forward, text_of
+from config import SETTING_OF_THE_FLOW, WITH_A_FLOW, ModelConfig
 from latents import LatentPrior
 from tokenizer import PAD, START, UNKNOWN, Tokenizer
 
@@ -135,12 +136,7 @@ class WordAttention(nn.Module):
         self.query = nn.Linear(channels, channels)
         self.key_value = nn.Linear(text_dim, 2 * channels)
         self.out = nn.Linear(channels, channels)
-        self.mlp = nn.Sequential(
-            nn.LayerNorm(channels),
-            nn.Linear(channels, 2 * channels),
-            nn.GELU(),
-            nn.Linear(2 * channels, channels),
-        )
+        self.mlp = feed_forward(channels)
 
     def forward(self, x: Tensor, words: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, C, H, W), words (B, L, D), mask (B, L) -> (B, C, H, W), weights (B, N, HW, L)."""
@@ -234,7 +230,7 @@ class EncodedText(NamedTuple):
 
 
 class TextToImageModel(nn.Module):
-    """Captions and noise in, images out, in one pass. See config.ModelConfig for the parts.
+    """Captions and chance in, images out, in one pass. See config.ModelConfig for the parts.
 
     The state_dict carries configuration and vocabulary, and load_state_dict rebuilds the modules
     where they differ, so that TextToImageModel() can load any trained file. Make optimizers after.
@@ -330,7 +326,7 @@ class TextToImageModel(nn.Module):
         Args:
             tokens: (B, L) int64, from `tokenize`.
             uniforms: (B, Z) float, within 0..1: they choose the latent.
-            temperature: of that choice; 0: the likeliest.
+            temperature: of that choice, times the model's own; 0: the likeliest.
             return_attention: also return a dict of attention weights: "self" (B, N, L, L),
                 "words_4x4" (B, N, 16, L), "words_8x8" (B, N, 64, L) and "words_16x16" (B, N, 256,
                 L), as far as configured; with halvings, the last is of a smaller map.
@@ -341,6 +337,7 @@ class TextToImageModel(nn.Module):
         latent = uniforms  # (B, 0) where there is no latent
         if self.prior:
             with torch.autocast(tokens.device.type, enabled=False):
+                temperature = temperature * self.config.latent_temperature
                 latent = self.prior.sample(tokens, uniforms, temperature)  # (B, Z)
         text = self.encode(tokens)
         layers, weights = self.decode(text, latent.to(text.pooled.dtype))
@@ -451,8 +448,8 @@ class TextToImageModel(nn.Module):
     ) -> Tensor:
         """One image for each pair of caption and seed, as typed -> (B, 3, H, W) float32 in [-1, 1].
 
-        An image depends on (weights, caption, seed, temperature) alone, but for rounding: among
-        others, or on another device, a value of a latent may now and then fall beside.
+        An image depends on (weights, caption, seed, temperature) alone, but for rounding, which
+        among others, or on another device, may rarely move a value of the latent to another bin.
         """
         tokens = self.tokenize(captions)
         uniforms = torch.stack([self.chance(s)[0] for s in seeds]).to(tokens.device)  # (B, Z)
@@ -515,8 +512,8 @@ class TextToImageModel(nn.Module):
         extra = state_dict.get("_extra_state")
         if extra is not None:
             settings = dict(extra["config"])
-            if WITH_A_FLOW[0] in settings:
-                raise ValueError(WITH_A_FLOW[1])
+            if SETTING_OF_THE_FLOW in settings:
+                raise ValueError(WITH_A_FLOW)
             config = ModelConfig(**settings | {"channels": tuple(settings["channels"])})
             tokenizer = Tokenizer.from_state_dict(extra["tokenizer"])
             with torch.device("meta"):  # shapes alone: nothing is allocated for what does not fit

@@ -19,8 +19,8 @@ CHOOSE = ("completer.", "prior.")
 
 def halve_if_equal(model: TextToImageModel) -> dict:
     """The state_dict in half precision if images stay the same to 1/255, by the root of the mean
-    square, else as it is. Weights of the completer and the prior stay: rounded, they would now and
-    then choose other words and latents."""
+    square (a few pixels of edges may change more), else as it is. Weights of the completer and the
+    prior stay: rounded, they would now and then choose other words and latents."""
     state = model.state_dict()
     halved = {n: v.half() if isinstance(v, torch.Tensor) and not n.startswith(CHOOSE) else v
               for n, v in state.items()}  # fmt: skip

@@ -183,7 +183,7 @@ def weighted_sum(losses: dict[str, Tensor], recipe: Recipe, clock: Clock) -> Ten
         "swd_loss": clock.swd * recipe.swd_weight,
         "colour_loss": clock.swd * recipe.swd_weight,
     }
-    return sum(weight * losses[name] for name, weight in weights.items() if name in losses)
+    return sum(weights[name] * loss for name, loss in losses.items() if name != "prior_loss")
 
 
 @torch.no_grad()

@@ -65,7 +65,8 @@ def test_what_is_drawn_is_told_and_kept_in_the_png_and_can_be_typed(weights, cap
         caption = model.complete("red", seed)
         assert f'"red" -> "{caption}"' in printed
         image = Image.open(path)
-        assert image.text == {"prompt": "red", "caption": caption, "seed": str(seed)}
+        expected = {"prompt": "red", "caption": caption, "seed": str(seed), "temperature": "1"}
+        assert image.text == expected
         again = GenerateConfig([caption], weights, seed=seed, as_typed=True, output="typed.png")
         [typed] = generate.main(again)
         assert np.array_equal(np.asarray(Image.open(typed)), np.asarray(image))
