@@ -117,8 +117,8 @@ def test_a_fitted_prior_draws_the_latents_of_each_caption():
         optimizer.zero_grad()
         cross_entropy(bin_odds(mean, log_std), prior(4 + which[:, None], sample)).backward()
         optimizer.step()
-    noise = torch.rand(1000, 2, generator=rng)
-    points, line = (prior.sample(torch.full((1000, 1), 4 + i), noise) for i in (0, 1))
+    uniforms = torch.rand(1000, 2, generator=rng)
+    points, line = (prior.sample(torch.full((1000, 1), 4 + i), uniforms) for i in (0, 1))
     assert (points.abs() - 2).abs().median() < 0.2
     assert (points[:, 0] * points[:, 1] > 0).float().mean() > 0.95
     assert 0.4 < (points[:, 0] > 0).float().mean() < 0.6

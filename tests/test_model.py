@@ -52,9 +52,10 @@ def test_images_have_the_configured_size(image_size):
 @pytest.mark.parametrize("text_encoder", ["lstm", "attention", "both"])
 def test_padding_does_not_change_the_image(text_encoder):
     model = small_model(text_encoder=text_encoder)
-    tokens, noise = model.tokenize(["a red circle"]), torch.rand(1, 16)
+    tokens, uniforms = model.tokenize(["a red circle"]), torch.rand(1, 16)
     padded = torch.cat([tokens, torch.full((1, 9), PAD)], dim=1)
-    torch.testing.assert_close(model(tokens, noise), model(padded, noise), atol=1e-5, rtol=0)
+    drawn = model(tokens, uniforms), model(padded, uniforms)
+    torch.testing.assert_close(*drawn, atol=1e-5, rtol=0)
 
 
 def test_batch_of_four_equals_four_batches_of_one_whatever_the_order():
@@ -146,9 +147,9 @@ def test_attention_weights_sum_to_one_over_words_and_ignore_padding():
 
 def test_attention_weights_come_only_when_asked_for_and_change_nothing():
     model = small_model()
-    tokens, noise = model.tokenize(CAPTIONS), torch.rand(4, 16)
-    images, weights = model(tokens, noise, return_attention=True)
-    torch.testing.assert_close(images, model(tokens, noise))
+    tokens, uniforms = model.tokenize(CAPTIONS), torch.rand(4, 16)
+    images, weights = model(tokens, uniforms, return_attention=True)
+    torch.testing.assert_close(images, model(tokens, uniforms))
     length = tokens.shape[1]
     assert {name: tuple(w.shape) for name, w in weights.items()} == {
         "self": (4, 4, length, length),
@@ -171,8 +172,9 @@ def test_zero_augmentation_is_the_default():
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_seed_chooses_a_latent_of_the_prior_at_a_temperature(temperature):
     model = small_model()
-    tokens, noise = model.tokenize(CAPTIONS[:1]), model.chance(3)[0][None]
-    latent = model.prior.sample(tokens, noise, temperature * model.config.latent_temperature)
+    tokens, uniforms = model.tokenize(CAPTIONS[:1]), model.chance(3)[0][None]
+    told = temperature * model.config.latent_temperature
+    latent = model.prior.sample(tokens, uniforms, told)
     layers, _ = model.decode(model.encode(tokens), latent)
     expected = composite(layers, model.config.mask_scale).clamp(-1, 1)
     drawn = [model.draw(CAPTIONS[:1], [seed], temperature) for seed in (3, 4)]
@@ -227,7 +229,7 @@ def test_every_pixel_is_a_mixture_of_the_colours_of_layers():
     "settings",
     [
         {},
-        {"image_size": 64, "channels": (16, 8, 8, 8), "noise_dim": 3},
+        {"image_size": 64, "channels": (16, 8, 8, 8), "noise_dim": 1},
         {"text_encoder": "attention", "num_heads": 2, "text_dim": 16},
         {"text_encoder": "lstm", "noise_dim": 0},
         {"completer_dim": 0},
@@ -295,6 +297,7 @@ def test_generate_refuses_seeds_that_mean_nothing(seed, n):
         {"mask_scale": 0.0},
         {"text_dim": 7},
         {"completer_dim": 12},
+        {"prior_dim": 6},
     ],
 )
 def test_configurations_that_cannot_work_are_refused(settings):
