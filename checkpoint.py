@@ -307,7 +307,7 @@ def first_weights(config: TrainConfig, captions: list[str]) -> dict:
         return TextToImageModel(new, tokenizer).state_dict()
     old = load_model(choose_weights(config.init_from)[0])
     # The new run says how it draws, the file how large it is, unless that is asked for.
-    free = ("mask_scale", "augmentation_dim")
+    free = ("mask_scale", "latent_temperature", "augmentation_dim")
     free = (() if config.completer_only else free) + ("completer_dim",) * (not old.completer)
     defaults = {f.name: f.default for f in fields(TrainConfig)}
     asked = {f.name: getattr(new, f.name) for f in fields(ModelConfig)
@@ -420,7 +420,7 @@ def resume(config: TrainConfig, folder: Path, fingerprints: dict[str, str]) -> d
         )
     # What was left to the collection then is so now.
     left = {"images": 0, "min_count": 0, "latents": "auto", "pairs": "auto",
-            "mask_scale": 0.0}  # fmt: skip
+            "mask_scale": 0.0, "latent_temperature": 0.0}  # fmt: skip
     kept = {n: state["config"].get(n, v) for n, v in left.items() if getattr(config, n) == v}
     config = dataclasses.replace(config, **kept)
     # A setting that came later has a default that changes nothing, so that older runs go on; where

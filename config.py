@@ -144,7 +144,7 @@ class ModelConfig:
     num_layers: int = hidden(6, positive=True)  # that an image is composed of
     augmentation_dim: int = hidden(len(AUGMENTATIONS))  # columns that the decoder is told
     prior_dim: int = hidden(128, positive=True)  # width of what draws latents
-    latent_temperature: float = hidden(0.7)  # of their choice; at 1, drawings are less often right
+    latent_temperature: float = hidden(0.7, positive=True)  # when drawing; 1: as often as learnt
     mask_scale: float = hidden(3.4, positive=True)  # of mask logits when drawing; 1: doubt is mixed
 
     def __post_init__(self) -> None:
@@ -279,6 +279,7 @@ class TrainConfig(DataConfig, ModelConfig, Recipe):
     )
     init_from: str = setting("", "weights or run that a new run begins with; its words are kept")
     mask_scale: float = hidden(0.0)  # of ModelConfig; 0: see model_config
+    latent_temperature: float = hidden(0.0)  # the same
     stop_after: int = setting(0, "images seen after which to save and stop; 0: at the end")
     keep_every: int = hidden(0)  # images between checkpoints that are kept for good; 0: none
     logs_per_sample: int = hidden(10, positive=True)  # lines of metrics.jsonl for each sample sheet
@@ -316,11 +317,14 @@ class TrainConfig(DataConfig, ModelConfig, Recipe):
 
     def model_config(self) -> ModelConfig:
         """Of a new model. Masks are drawn as sharp as the losses saw them, those of the scenes
-        sharper: where an image is not learnt well, sharper ones tint it."""
+        sharper: where an image is not learnt well, sharper ones tint it. Latents are drawn as the
+        prior learnt them, those of the scenes less freely: after a short run more are right."""
         settings = {f.name: getattr(self, f.name) for f in fields(ModelConfig)}
         seen = self.late_mask_scale if self.swd_weight else 1.0
         sharper = ModelConfig.mask_scale if self.swd_weight and not self.data else seen
         settings |= {"mask_scale": self.mask_scale or sharper}
+        freely = 1.0 if self.data else ModelConfig.latent_temperature
+        settings |= {"latent_temperature": self.latent_temperature or freely}
         return ModelConfig(**settings | {"noise_dim": self.noise_dim * self.has_latents})
 
 

@@ -85,6 +85,8 @@ class LatentPrior(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(num_words, dim, padding_idx=PAD)
         self.reader = reader
+        knots = torch.linspace(-RANGE, RANGE, KNOTS)
+        self.register_buffer("knots", knots, persistent=False)
         self.values = nn.Parameter(torch.randn(noise_dim, KNOTS, dim) / KNOTS)
         self.places = nn.Parameter(torch.randn(noise_dim, dim))
         self.caption = nn.Linear(dim, dim)
@@ -118,33 +120,32 @@ class LatentPrior(nn.Module):
 
     def forward(self, tokens: Tensor, latent: Tensor) -> Tensor:
         """tokens (B, L), latent (B, Z) -> logits (B, Z, BINS) of each value, given those before."""
-        said = torch.einsum("bzk,zkd->bzd", at_knots(latent), self.values)
+        said = torch.einsum("bzk,zkd->bzd", self.at_knots(latent), self.values)
         before = F.pad(said[:, :-1].cumsum(dim=1), (0, 0, 1, 0))  # (B, Z, D)
         return self.choose(before + self.places, self.read(tokens))
 
-    @torch.no_grad()
     def sample(self, tokens: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
         """tokens (B, L), uniforms (B, Z) within 0..1 -> latents (B, Z). temperature: of the
         choice; 0: the middle of the likeliest bin at each step, whatever the uniforms."""
-        words, before, latent = self.read(tokens), 0, []
-        for weight, place, uniform in zip(self.values, self.places, uniforms.T, strict=True):
-            known = (before + place).expand(len(tokens), -1)  # (B, D)
-            logits = self.choose(known[:, None], words)[:, 0].float()  # (B, BINS)
-            value = logits.argmax(dim=1) + 0.5  # in bins, from the left
-            if temperature:
-                logits = (logits - logits.amax(dim=1, keepdim=True)) / max(temperature, 1e-6)
-                value = quantile(logits.softmax(dim=1), uniform)
-            latent.append(value * WIDTH - RANGE)
-            before = before + at_knots(latent[-1]).to(weight.dtype) @ weight
-        return torch.stack(latent, dim=1)
+        with torch.inference_mode():  # a sixth faster
+            words, before, latent = self.read(tokens), 0, []
+            places = self.places[:, None].expand(-1, len(tokens), -1)  # (Z, B, D)
+            for weight, place, uniform in zip(self.values, places, uniforms.T, strict=True):
+                logits = self.choose((place + before)[:, None], words)[:, 0].float()  # (B, BINS)
+                if temperature == 0:
+                    value = logits.argmax(dim=1) + 0.5  # in bins, from the left
+                else:
+                    value = quantile((logits / max(temperature, 1e-6)).softmax(dim=1), uniform)
+                latent.append(value * WIDTH - RANGE)
+                before = before + self.at_knots(latent[-1]).to(weight.dtype) @ weight
+            latent = torch.stack(latent, dim=1)
+        return latent.clone()  # what may take part in training
 
-
-def at_knots(latent: Tensor) -> Tensor:
-    """Values (...) -> (..., KNOTS), how near each is to points spread over the range: a smooth
-    function of a value is a weighted sum of these."""
-    knots = torch.linspace(-RANGE, RANGE, KNOTS, device=latent.device)
-    distance = (latent[..., None] - knots) / (knots[1] - knots[0])
-    return (-distance.square() / 2).exp()
+    def at_knots(self, latent: Tensor) -> Tensor:
+        """Values (...) -> (..., KNOTS), how near each is to points spread over the range: a smooth
+        function of a value is a weighted sum of these."""
+        distance = (latent[..., None] - self.knots) / (2 * RANGE / (KNOTS - 1))
+        return (-distance.square() / 2).exp()
 
 
 def bin_odds(mean: Tensor, log_std: Tensor) -> Tensor:

@@ -253,6 +253,15 @@ def test_masks_are_drawn_as_sharp_as_losses_saw_them_those_of_the_scenes_sharper
     assert scale(mask_scale=3.0) == scale(data="birds", mask_scale=3.0) == 3.0
 
 
+def test_latents_are_drawn_as_learnt_those_of_the_scenes_less_freely():
+    def temperature(**settings):
+        return TrainConfig(**settings).model_config().latent_temperature
+
+    assert temperature() == 0.7 and temperature(data="birds") == 1.0
+    assert temperature(latent_temperature=0.5) == 0.5
+    assert temperature(data="birds", latent_temperature=0.5) == 0.5
+
+
 def test_a_run_goes_on_with_what_the_collection_decided(image_folder, monkeypatch, capsys):
     whole = train.main(tiny(image_folder, run="whole", latents="off", min_count=1))
     decided = {"images_per_caption": 1.0, "run_length": 96, "word_minimum": 1}
