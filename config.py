@@ -134,9 +134,7 @@ class ModelConfig:
     text_encoder: str = hidden("both", TEXT_ENCODERS)  # what reads captions
     text_dim: int = hidden(192)  # width of words and of pooled text; an even number
     max_tokens: int = hidden(64)  # longer captions are cut
-    num_heads: int = hidden(
-        4, positive=True
-    )  # of every attention of the decoder and the text encoder
+    num_heads: int = hidden(4, positive=True)  # of attention in the text encoder and the decoder
     completer_dim: int = hidden(128)  # width of what completes prompts; 0: they are drawn as typed
     channels: tuple[int, ...] = hidden((168, 128, 84, 56, 32, 24))  # at 4, 8, 16, 32, 64, 128 px
     word_attentions: int = hidden(3)  # of the first feature maps: at 4, 8 and 16 px

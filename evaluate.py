@@ -407,7 +407,7 @@ def main(config: EvaluateConfig) -> dict:
     amounts, folder = QUICK if config.quick else FULL, Path(config.output)
     rows = evaluate(model, panel, dataset, split, amounts, folder)
     about |= {"weights": str(path), "split": split, "judges": panel.fingerprint}
-    about |= {"mask_scale": model.config.mask_scale}
+    about |= {name: getattr(model.config, name) for name in ("mask_scale", "latent_temperature")}
     about |= {"quick": config.quick, "seconds": round(time.monotonic() - began, 1)}
     result = headline(rows) | rows | {"about": about}
     folder.mkdir(parents=True, exist_ok=True)

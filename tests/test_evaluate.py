@@ -124,7 +124,7 @@ def test_a_small_collection_can_be_judged_by_judges_of_a_larger_one(image_folder
     for row in (written["drawn"], written["trained on"]):  # it has learnt nothing
         assert row["text_dependence"][0] == pytest.approx(1, abs=0.1) and row["dots"][0] > 0
         assert row["own_nearest"][0] < 0.5 and row["r_precision_hard"][0] < 0.5
-    shown = {"mask_scale": model.config.mask_scale}
+    shown = {n: getattr(model.config, n) for n in ("mask_scale", "latent_temperature")}
     told = {"judges": judges.read(emoji).fingerprint, "split": "validation", "quick": True}
     assert (told | shown).items() <= written["about"].items()
 

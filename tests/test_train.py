@@ -999,7 +999,7 @@ def test_each_setting_of_a_term_changes_what_is_learnt(image_folder, monkeypatch
         part = "ema" if name == "ema_half_life" else "model"
         first, other = weights_of(one, part), weights_of(run, part)
         differing = [n for n, w in first.items() if not torch.equal(w, other[n])]
-        assert differing, name
+        assert any(not n.startswith("prior") for n in differing), name
 
 
 def test_the_prior_alone_learns_from_its_loss_and_the_posterior_alone_pays(image_folder):
