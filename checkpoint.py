@@ -297,6 +297,12 @@ FIXED_ON_RESUME = [
 FIXED_ON_RESUME += ["crop_boxes", "resize", "fit", "init_from"]
 
 
+def inputs(config: ModelConfig, weight: Tensor) -> tuple[Tensor, ...]:
+    """The columns of a weight (N, D + Z or D + Z + A) that read text, latent and augmentation."""
+    latent, augmentation = config.text_dim, config.text_dim + config.noise_dim
+    return weight[:, :latent], weight[:, latent:augmentation], weight[:, augmentation:]
+
+
 def first_weights(config: TrainConfig, captions: list[str]) -> dict:
     """Weights that have learnt nothing, or those of --init-from; they know the captions' words.
 
@@ -306,36 +312,39 @@ def first_weights(config: TrainConfig, captions: list[str]) -> dict:
     if not config.init_from:
         return TextToImageModel(new, tokenizer).state_dict()
     old = load_model(choose_weights(config.init_from)[0])
-    # The new run says how it draws, the file how large it is, unless that is asked for.
+    # The new run says how it draws and what its seeds decide, the file how large it is, unless that
+    # is asked for.
     free = ("mask_scale", "latent_temperature", "augmentation_dim")
+    if not (new.noise_dim and old.config.noise_dim):
+        free += ("noise_dim",)
     free = (() if config.completer_only else free) + ("completer_dim",) * (not old.completer)
     defaults = {f.name: f.default for f in fields(TrainConfig)}
     asked = {f.name: getattr(new, f.name) for f in fields(ModelConfig)
-             if f.name in ("image_size", "text_encoder", "noise_dim")
-             or (f.name not in free and getattr(config, f.name) != defaults[f.name])}  # fmt: skip
+             if f.name not in free and (f.name in ("image_size", "text_encoder", "noise_dim")
+             or getattr(config, f.name) != defaults[f.name])}  # fmt: skip
     other = [f"--set {name}={as_text(getattr(old.config, name))}"
              for name, value in asked.items() if getattr(old.config, name) != value]  # fmt: skip
-    if bool(new.noise_dim) != bool(old.config.noise_dim):
-        other = [flag for flag in other if not flag.startswith("--set noise_dim")]
-        other += ["--latents on" if old.config.noise_dim else "--latents off"]
     if other:
         raise UserError(f"{config.init_from} was trained with other sizes; add {' '.join(other)}")
     new = dataclasses.replace(old.config, **{name: getattr(new, name) for name in free})
     known = old.tokenizer.vocabulary
     merged = Tokenizer(dict.fromkeys([*known, *tokenizer.vocabulary]))
     weights = TextToImageModel(new, merged).state_dict()
-    taken = {n: w for n, w in old.state_dict().items() if isinstance(w, Tensor)}
-    # Words that are new mean what unknown ones did, augmentation parameters that are new nothing.
+    taken = {n: w for n, w in old.state_dict().items() if isinstance(w, Tensor) and n in weights}
+    # Words that are new mean what unknown ones did; latents and augmentation that are new, nothing.
     for name in {"text_encoder.embedding.weight", "prior.embedding.weight"} & taken.keys():
         weights[name] = weights[name].clone().copy_(taken[name][UNKNOWN])
-    weights["condition.weight"] = torch.zeros_like(weights["condition.weight"])
-    for name in taken.keys() & weights.keys():
-        if taken[name].shape == weights[name].shape:
-            weights[name] = taken[name]
-        elif name == "condition.weight":
-            weights[name][:, : taken[name].shape[1]] = taken[name]
+    for name, weight in taken.items():
+        if name in ("fully_connected.weight", "condition.weight"):
+            weights[name] = torch.zeros_like(weights[name])
+            columns = inputs(new, weights[name]), inputs(old.config, weight)
+            for ours, theirs in zip(*columns, strict=True):
+                width = min(ours.shape[1], theirs.shape[1])
+                ours[:, :width] = theirs[:, :width]
         elif name.endswith(("embedding.weight", "vocabulary_bias")):
-            weights[name][: len(known)] = taken[name]
+            weights[name][: len(known)] = weight
+        else:
+            weights[name] = weight
     return weights
 
 

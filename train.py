@@ -368,14 +368,14 @@ def settle(config: TrainConfig, dataset: CaptionedImages) -> TrainConfig:
     """The settings of a run, with those that the collection decides where they are left out.
 
     Latents: words are learnt from fewer images without them, and where a caption has one image, or
-    two, they are not needed. With --init-from, they are as they were.
+    two, they are not needed. With --completer-only, they are as they were.
     """
     once = dataset.once()
     images = config.images or run_length(len(once), scenes=not config.data)
     min_count, latents = config.min_count or word_minimum(len(once)), config.latents
     if latents == "auto":
         latents = "on" if config.noise_dim else "off"
-        if config.init_from:
+        if config.completer_only:
             path, _ = checkpoint.choose_weights(config.init_from)
             latents = "on" if checkpoint.load_model(path).config.noise_dim else "off"
         elif config.data and (shared := images_per_caption(once)) < ALIKE:

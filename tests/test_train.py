@@ -277,13 +277,18 @@ def test_a_run_goes_on_with_what_the_collection_decided(image_folder, monkeypatc
     assert "is finished" in capsys.readouterr().out
 
 
-def test_a_run_from_other_weights_has_latents_where_they_have(image_folder):
-    first = train.main(tiny(image_folder, run="first", latents="off", images=16))
-    config = tiny(image_folder, run="second", init_from=str(first), images=16)
-    second = train.main(config)
-    assert checkpoint.load_model(second / "checkpoint.pth").config.noise_dim == 0
-    with pytest.raises(UserError, match="trained with other sizes; add --latents off"):
-        train.main(dataclasses.replace(config, run="third", latents="on"))
+def test_a_run_from_other_weights_begins_with_their_drawings_at_latent_0(image_folder):
+    """Whether it has latents, when they have none, or the other way round."""
+    for before, after in (("on", "off"), ("off", "on")):
+        old = train.main(tiny(image_folder, run=f"were-{before}", latents=before, images=16))
+        begun = tiny(image_folder, run=after, init_from=str(old), stop_after=16, lr=1e-9)
+        run = train.main(dataclasses.replace(begun, latents=after))
+        source, new = (checkpoint.load_model(r / "checkpoint.pth") for r in (old, run))
+        assert bool(new.config.noise_dim) == (after == "on") != bool(source.config.noise_dim)
+        tokens, new.halvings = new.tokenize(["red and then blue"]), source.halvings
+        torch.testing.assert_close(
+            new.predict_mean(tokens), source.predict_mean(tokens), atol=1e-3, rtol=0
+        )
 
 
 def test_how_long_a_run_takes_is_told_and_changes_no_bit(image_folder, monkeypatch, capsys):
