@@ -35,7 +35,7 @@ from files import previous, write_text, write_whole
 from latents import PosteriorEncoder
 from model import TextToImageModel, check_fit, plain_names
 from muon import load_optimizer, make_optimizers
-from tokenizer import UNKNOWN, Tokenizer
+from tokenizer import SPECIAL_TOKENS, UNKNOWN, Tokenizer
 
 # All that a file may ask Python for: torch allows more, of which some would fill the memory.
 ALLOWED = {
@@ -309,6 +309,9 @@ def first_weights(config: TrainConfig, captions: list[str]) -> dict:
     Raises UserError where --init-from is a model of other sizes.
     """
     tokenizer, new = Tokenizer.learn(captions, config.min_count), config.model_config()
+    if len(tokenizer) == len(SPECIAL_TOKENS):
+        raise UserError(f"no word is in the captions {config.min_count} times; --min-count 1 takes "
+                        "all")  # fmt: skip
     if not config.init_from:
         return TextToImageModel(new, tokenizer).state_dict()
     old = load_model(choose_weights(config.init_from)[0])

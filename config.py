@@ -42,6 +42,7 @@ FEW = 100  # images; fewer are not enough to learn from
 SCENES_IMAGES = 80_000  # a run on the scenes sees
 EPOCHS = 40  # any other run sees each image about so often,
 FEWEST_SEEN, MOST_SEEN = 30_000, 600_000  # but so many in all
+LONGEST_NAME = 100  # bytes
 MANY = 15_000  # images; of more, words that one caption has are no words to learn
 ALIKE = 3.0  # images for each caption, from which on latents tell them apart
 RESERVED = ("cache", "evaluation", "judges")  # folders of results/ that are no runs
@@ -260,6 +261,11 @@ class DataConfig:
         return {"image_size": image_size} | {name: getattr(self, name) for name in names}
 
 
+def short(name: str) -> str:
+    """What a folder is called after, where more is added to that: systems take 255 bytes."""
+    return name.encode(errors="surrogateescape")[:LONGEST_NAME].decode(errors="ignore")
+
+
 def data_options(config: DataConfig) -> dict:
     """Those settings of any script that tell how a collection is read, for CaptionedImages."""
     return {f.name: getattr(config, f.name) for f in fields(DataConfig) if f.name != "data"}
@@ -306,7 +312,7 @@ class TrainConfig(DataConfig, ModelConfig, Recipe):
             raise UserError(f"--run {name!r} must be a plain name, and none of {RESERVED}")
 
     def run_name(self) -> str:
-        data = Path(self.data).resolve().name if self.data else "scenes"
+        data = short(Path(self.data).resolve().name) if self.data else "scenes"
         return self.run or data + (f"-{self.preset}" if self.preset != "default" else "")
 
     @property

@@ -161,7 +161,7 @@ def gather(dataset: CaptionedImages, split: str, amounts: Amounts, size: int) ->
 def thumbnails_of(dataset: CaptionedImages) -> Tensor:
     """Thumbnails of all images, (M, 768); the images themselves need not fit into memory."""
     numbers = range(len(dataset))
-    starts = tqdm(numbers[::1024], "looking for copies", unit="batch")
+    starts = tqdm(numbers[::1024], "looking for copies", unit="batch", disable=None)
     batches = (dataset.batch(numbers[start : start + 1024])[0] for start in starts)
     return torch.cat([metrics.thumbnails(from_uint8(images)) for images in batches])
 
@@ -181,8 +181,8 @@ def evaluate(
     evaluation = systems.Evaluation(panel.encoder, tests, reference, training.captions, amounts)
     shown = systems.all_systems(model, real, captions, training)
     drawn = shown["drawn"]
-    rows = {name: evaluation.measure(images)
-            for name, images in tqdm(shown.items(), "measuring", unit="system")}  # fmt: skip
+    systems_shown = tqdm(shown.items(), "measuring", unit="system", disable=None)
+    rows = {name: evaluation.measure(images) for name, images in systems_shown}
     rows["drawn"] |= systems.fit(drawn, real, captions, resamples)
     if not are_scenes(dataset):  # their training captions are as easy as those held out
         rows["trained on"] = measure_trained_on(model, panel, training, reference, amounts)

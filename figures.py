@@ -2,11 +2,13 @@
 
 import textwrap
 import warnings
-from functools import partial
+from collections.abc import Iterable
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from files import write_whole
@@ -28,8 +30,11 @@ def save_samples(path: Path, rows: dict[str, np.ndarray], captions: list[str], t
     height = TITLE + -(-num // COLUMNS) * block_height
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
 
+    fonts = fonts_for([title, *captions])
+
     def write(x: float, y: float, text: str, **style) -> None:
-        figure.text(x / width, 1 - y / height, text, parse_math=False, **style)
+        style |= {"parse_math": False, "family": fonts}
+        figure.text(x / width, 1 - y / height, text, **style)
 
     write(width / 2, TITLE / 2, title, ha="center", va="center", fontsize=8)
     sheet = np.full((height, width, 3), 255, np.uint8)
@@ -63,8 +68,11 @@ def save_prompts(
     figure = Figure(figsize=(2 * half / DPI, height / DPI), dpi=DPI)
     sheet = np.full((height, 2 * half, 3), 255, np.uint8)
 
+    fonts = fonts_for([title, *prompts, *sum(captions, [])])
+
     def write(x: float, y: float, text: str, **style) -> None:
-        figure.text(x / (2 * half), 1 - y / height, text, parse_math=False, **style)
+        style |= {"parse_math": False, "family": fonts}
+        figure.text(x / (2 * half), 1 - y / height, text, **style)
 
     write(half, TITLE / 2, title, ha="center", va="center", fontsize=10)
     for k, prompt in enumerate(prompts):
@@ -77,6 +85,32 @@ def save_prompts(
             write(left, top + IMAGE + 3, text, va="top", fontsize=5)
     figure.figimage(sheet)
     _save(figure, path)
+
+
+def fonts_for(texts: Iterable[str]) -> list[str]:
+    """The usual font, and after it others of this machine that have letters it lacks; says which
+    letters none has."""
+    usual = FontProperties().get_name()
+    return [usual, *_fonts_with(frozenset("".join(texts)) - _letters_of(findfont(usual)))]
+
+
+@cache
+def _fonts_with(letters: frozenset[str]) -> list[str]:
+    names, missing = [], {letter for letter in letters if letter.isprintable()}
+    for entry in sorted(fontManager.ttflist, key=lambda entry: entry.name) if missing else ():
+        if entry.name.startswith("Last Resort"):  # which draws a box for every letter there is
+            continue
+        if found := missing & _letters_of(entry.fname):
+            names.append(entry.name)
+            missing -= found
+    if missing:
+        print(f"no font here has {''.join(sorted(missing)[:8])}, which sheets show as boxes")
+    return names
+
+
+@cache
+def _letters_of(path: str) -> frozenset[str]:
+    return frozenset(map(chr, get_font(path).get_charmap()))
 
 
 def resized(images: np.ndarray) -> np.ndarray:

@@ -186,7 +186,9 @@ def main(config: GenerateConfig) -> list[Path]:
     to_draw = [(*pair, path) for pair, path in zip(pairs, paths, strict=True)
                if not (config.skip_existing and path.exists())]  # fmt: skip
     many = len(to_draw) > BATCH
-    with tqdm(total=len(to_draw), desc="drawing", unit="img", disable=not many) as bar:
+    with tqdm(
+        total=len(to_draw), desc="drawing", unit="img", disable=None if many else True
+    ) as bar:
         for start in range(0, len(to_draw), BATCH):
             some, seeds, files = zip(*to_draw[start : start + BATCH], strict=True)
             drawn = zip(*draw(some, seeds), files, strict=True)

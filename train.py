@@ -297,7 +297,8 @@ class Stop:
 
 
 class Log:
-    """What a run tells: metrics.jsonl for programs, a progress bar for people."""
+    """What a run tells: metrics.jsonl for programs, a progress bar for people, or, where that would
+    go to a file, a plain line of the same numbers now and then."""
 
     def __init__(self, path: Path, config: TrainConfig, progress: Progress, data: CaptionedImages):
         self.path, self.progress, self.data = path, progress, data
@@ -305,7 +306,7 @@ class Log:
         self.first_seen, self.first_seconds = progress.images_seen, progress.seconds
         self.last_seconds, self.last_waited = progress.seconds, data.seconds_waited
         self.bar = tqdm(total=config.images, initial=progress.images_seen, unit="img",
-                        desc="training", smoothing=0.05)  # fmt: skip
+                        desc="training", smoothing=0.05, disable=None)  # fmt: skip
         self.write()  # without what a crash left behind the last checkpoint
 
     def write(self) -> None:
@@ -338,6 +339,11 @@ class Log:
         line = {"images": self.progress.images_seen, "split": split, "image_size": image_size}
         self.progress.metrics.append(line | rounded)
         self.write()
+        if self.bar.disable:
+            numbers = ", ".join(f"{name.replace('_', ' ')} {rounded[name]:.4g}" for name in rounded
+                                if not name.startswith(("fraction_of", "lr")))  # fmt: skip
+            print(f"{line['images']:,} of {self.bar.total:,} images, {split} ({image_size} px): "
+                  f"{numbers}", file=sys.stderr, flush=True)  # fmt: skip
 
 
 def open_data(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages]:
@@ -346,11 +352,8 @@ def open_data(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages]:
         config.data or None, image_size=config.image_size, **data_options(config)
     )
     validation = dataset.other_split("validation")
-    if not len(dataset) or not len(validation):
-        raise UserError(
-            f"{config.data} gives {len(dataset)} images to train on and {len(validation)} to "
-            "validate with: too few; add some, to 100 or more in all"
-        )
+    if not len(dataset):
+        raise UserError(f"{config.data} gives no images to train on; add some, to {FEW} or more")
     if config.flip:
         sided = [c for c in dataset.captions() if {"left", "right"} & set(split_words(c))]
         if sided:
@@ -400,10 +403,11 @@ def describe(config: TrainConfig, model: TextToImageModel, dataset: CaptionedIma
     prompts = {"captions": "whole captions", "parts": "parts of captions",
                "each": "parts of captions, each by itself"}[config.pairs]  # fmt: skip
     completer = f"  prompts: completed, as learnt from {prompts}\n" if model.completer else ""
+    often = f", each {config.min_count} times or more" if config.min_count > 1 else ""
     return (
         f"{dataset.summary()}\n{few}{completer}"
-        f"  vocabulary: {num_words:,} words; {num_cut:,} of {len(captions):,} captions cut to "
-        f"{limit} tokens (the longest has {max(lengths)})\n"
+        f"  vocabulary: {num_words:,} words{often}; {num_cut:,} of {len(captions):,} captions cut "
+        f"to {limit} tokens (the longest has {max(lengths)})\n"
         f"model: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
         f"{config.image_size} px"
     )

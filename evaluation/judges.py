@@ -128,7 +128,7 @@ def fit_recogniser(num_scenes: int = NUM_RECOGNISER_SCENES, epochs: int = 6) -> 
         batch, steps = 128, epochs * len(images) // 128
         optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=0.05, fused=True)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps, pct_start=0.1)
-        for step in tqdm(range(steps), "fitting the recogniser", unit="batch"):
+        for step in tqdm(range(steps), "fitting the recogniser", unit="batch", disable=None):
             if step % (len(images) // batch) == 0:
                 order = torch.randperm(len(images))
             i = order[torch.arange(batch) + step * batch % (len(order) - batch + 1)]
@@ -197,7 +197,7 @@ def fit_dual_encoder(dataset: CaptionedImages, num_images: int = 250_000) -> Dua
         judge.to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=0.1, fused=True)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps, pct_start=0.1)
-        for _ in tqdm(range(steps), "fitting the dual encoder", unit="batch"):
+        for _ in tqdm(range(steps), "fitting the dual encoder", unit="batch", disable=None):
             numbers = torch.randperm(len(dataset), generator=rng)[:batch].tolist()
             images, captions = dataset.batch(numbers)
             images, _ = augment(images, 0.8, False, rng)

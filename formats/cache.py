@@ -25,12 +25,15 @@ from tqdm import tqdm
 
 from config import DataConfig, UserError
 from files import locked
+from formats.detect import find_source, read_collection
 from formats.images import TOO_LARGE, NotUsable, load_image
-from formats.layouts import Collection, Record, Source, find_source, read_collection
+from formats.layouts import Collection, Record, Source
 
-INDEX_VERSION = 2  # raise it when the same files would give other records
+INDEX_VERSION = 3  # raise it when the same files would give other records
 IMAGES_VERSION = 2  # raise it when the same file would give other pixels
 UNREADABLE = "files that are no readable pictures"
+POINTERS = "pointers of git-lfs instead of pictures; git lfs pull fetches these"
+LFS = b"version https://git-lfs"
 ROW = np.dtype([
     ("start", "i8"),  # of the record's line in records.jsonl
     ("key", "u8"),  # changes when the file, its place or its bounding box does
@@ -112,11 +115,12 @@ def open_index(path: Path, config: DataConfig, cache_dir: Path) -> tuple[Collect
     source = find_source(path, config)
     wanted = digest(source)
     roots = (source.texts.root.resolve(), source.place.root.resolve())
-    where = (*roots, source.entry, source.layout, config.caption_from, config.follow_links)
+    where = (*roots, source.entries, source.layout, config.caption_from, config.follow_links)
     folder = cache_dir / f"{source.name}-index-{hash_of(*where):016x}"
 
     def opened() -> tuple[Collection, Rows, list] | None:
-        kinds = {"digest": str, "layout": str, "splits": list, "bytes": int, "skipped": dict}
+        kinds = {"digest": str, "layout": str, "splits": list, "bytes": int, "skipped": dict,
+                 "also": list}  # fmt: skip
         about, rows = read_json(folder / "about.json", kinds), read_array(folder / "rows.npy", ROW)
         if about is None or rows is None or about["digest"] != wanted:
             return None
@@ -127,6 +131,7 @@ def open_index(path: Path, config: DataConfig, cache_dir: Path) -> tuple[Collect
         if len(records.lines) != about["bytes"]:
             return None
         collection = Collection(source.name, about["layout"], source.place, records)
+        collection.also = about["also"]
         collection.skipped.update(about["skipped"])
         return collection, rows, about["splits"]
 
@@ -141,7 +146,7 @@ def open_index(path: Path, config: DataConfig, cache_dir: Path) -> tuple[Collect
             size = file.tell()
         np.save(unfinished / "rows.npy", rows)
         about = {"digest": wanted, "layout": collection.layout, "splits": splits, "bytes": size,
-                 "skipped": collection.skipped}  # fmt: skip
+                 "skipped": collection.skipped, "also": collection.also}  # fmt: skip
         (unfinished / "about.json").write_text(json.dumps(about))
 
     return open_or_build(folder, opened, build)
@@ -169,9 +174,9 @@ def read_array(path: Path, dtype: np.dtype) -> np.ndarray | None:
 def digest(source: Source) -> str:
     """Changes when a file that the reader looks at does, or is added or removed."""
     content = hashlib.blake2b(digest_size=16)
-    content.update(repr((INDEX_VERSION, source.layout, source.entry)).encode())
+    content.update(repr((INDEX_VERSION, source.layout, source.entries)).encode())
     for place in {id(p): p for p in (source.texts, source.place)}.values():
-        names = place.files or {source.entry: place.stamp(source.entry)}
+        names = place.files or {name: place.stamp(name) for name in source.entries}
         content.update("\0".join([*names, ""]).encode(errors="surrogateescape"))
         content.update(np.fromiter(names.values(), np.int64, len(names)).tobytes())
     return content.hexdigest()
@@ -233,7 +238,7 @@ def open_images(
             if old := kept():
                 missing = copy_known(rows["key"], old, write)
             jobs = threads.imap(partial(decode, collection, settings), missing, chunksize=16)
-            shown = {"unit": "img", "disable": not show_progress}
+            shown = {"unit": "img", "disable": None if show_progress else True}
             jobs = tqdm(jobs, "reading pictures", len(missing), **shown)
             for i, pixels in zip(missing.tolist(), jobs, strict=True):
                 if isinstance(pixels, str):
@@ -307,7 +312,16 @@ def decode(collection: Collection, settings: Settings, i: int) -> np.ndarray | s
     except MemoryError:
         raise
     except Exception:  # Pillow raises any kind: OSError, struct.error, SyntaxError, ...
-        return UNREADABLE
+        return POINTERS if is_pointer(collection, record) else UNREADABLE
+
+
+def is_pointer(collection: Collection, record: Record) -> bool:
+    """Whether git-lfs has left a note in place of the file."""
+    try:
+        with collection.place.open(*span_of(record)) as file:
+            return file.read(len(LFS)) == LFS
+    except OSError:
+        return False
 
 
 class Streamed:

@@ -1,6 +1,7 @@
 """Is a collection fit to train on? What it holds, and what is wrong with it."""
 
 import hashlib
+import re
 import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -21,6 +22,13 @@ from formats.places import Skipped
 from tokenizer import SPECIAL_TOKENS, Tokenizer, split_words
 
 NUM_SHOWN = 32  # images of the sheet
+THUMBNAIL = 16  # pixels a side
+SAME = 4.0  # root of the mean squared difference, of 255, up to which thumbnails are of one image
+MANY_HELD_OUT = 4_096
+ODD_CAPTIONS = {
+    "end in a long number, as a seed is": re.compile(r"(?<!\d)\d{6,}$"),
+    "hold weights of words, which are read as words": re.compile(r"\([^()]+:\d+(\.\d+)?\)"),
+}
 THIN = 2.0  # ratio of the sides from which on the cut is worth a word
 
 
@@ -32,7 +40,7 @@ def check_or_export(config: CheckConfig) -> None:
     files = look_at_files(opened)
     several, skipped = duplicates(files), opened.collection.skipped
     lines, problems = [opened.summary(), *about_images(files, config)], []
-    for told, wrong in (about_captions(opened, config), about_duplicates(several)):
+    for told, wrong in (about_captions(opened, config), about_duplicates(several, files)):
         lines += told
         problems += wrong
     problems += [f"{len(found):,} {reason}" for reason, found in skipped.items()]
@@ -46,9 +54,8 @@ def check_or_export(config: CheckConfig) -> None:
     save_report(folder / "report.txt", lines, skipped, several)
     print(f"see {folder}/sheet.png: do captions and pictures belong together? Every file that was "
           f"skipped is in {folder}/report.txt")  # fmt: skip
-    if not all(sizes.values()):
-        raise UserError(f"{config.data} gives {sizes['train']} pictures to train on and "
-                        f"{sizes['validation']} to validate with; add some")  # fmt: skip
+    if not sizes["train"]:
+        raise UserError(f"{config.data} gives no pictures to train on; add some")
     if problems:
         sys.exit(1)
 
@@ -60,6 +67,7 @@ class File:
     digest: bytes  # of its bytes
     size: tuple[int, int]  # width and height
     mode: str
+    thumbnail: np.ndarray  # (3, THUMBNAIL, THUMBNAIL) uint8, of what training sees
 
 
 def look_at_files(opened: OpenedCollection) -> list[File]:
@@ -76,15 +84,20 @@ def look_at_files(opened: OpenedCollection) -> list[File]:
                     size, mode = image.size, image.mode
         except Exception:  # Pillow raises any kind
             return UNREADABLE
-        if streamed and isinstance(pixels := opened.images.decode(number), str):
+        pixels = opened.images.decode(number) if streamed else opened.images[number]
+        if isinstance(pixels, str):
             return pixels
-        return File(record.path, split, digest, size, mode)
+        blocks = pixels.reshape(3, THUMBNAIL, pixels.shape[1] // THUMBNAIL, THUMBNAIL, -1)
+        small = blocks.mean(axis=(2, 4)).round().astype(np.uint8)
+        return File(record.path, split, digest, size, mode, small)
 
     numbers = sorted((int(i), split) for split, found in opened.splits.items() for i in found)
     files = []
     with ThreadPool() as threads:
         jobs = threads.imap(lambda args: look(*args), numbers, chunksize=16)
-        for (number, _), file in zip(numbers, tqdm(jobs, "checking", len(numbers)), strict=True):
+        for (number, _), file in zip(
+            numbers, tqdm(jobs, "checking", len(numbers), disable=None), strict=True
+        ):
             if isinstance(file, File):
                 files.append(file)
             else:
@@ -128,6 +141,17 @@ def about_captions(opened: OpenedCollection, config: CheckConfig) -> Told:
     ]
     if num_cut:
         problems.append(f"{num_cut:,} captions are cut to {limit} tokens; the rest is not read")
+    each = len(captions) / max(1, len(opened.indices("train")))
+    several = sum(n for n in Counter(captions).values() if n > 1) / max(1, len(captions))
+    if opened.collection.layout in ("sidecar", "kohya") and each > 1:
+        lines.append(f"  each line of a text is a caption: {each:.1f} a picture; {several:.0%} of "
+                     "captions are there more than once")  # fmt: skip
+        if np.median(lengths) <= 2 and several > 0.5:
+            problems.append("texts seem to hold a tag a line, of which each is read as a caption; "
+                            "put them in one line, with commas between")  # fmt: skip
+    for what, pattern in ODD_CAPTIONS.items():
+        if odd := [caption for caption in captions if pattern.search(caption)]:
+            problems.append(f"{len(odd):,} captions {what} (e.g. {odd[0][:60]!r})")
     held_out = opened.captions(opened.splits["validation"])
     words = [word for caption in held_out for word in split_words(caption)]
     if words:
@@ -142,16 +166,37 @@ def about_captions(opened: OpenedCollection, config: CheckConfig) -> Told:
     return lines, problems
 
 
-def about_duplicates(several: list[list[File]]) -> Told:
-    if not several:
-        return ["duplicates: no picture is there twice"], []
-    example = paths_of(several[0][:2])
-    lines = [f"duplicates: {len(several):,} pictures are there more than once (e.g. {example})"]
-    leaks = [group for group in several if {"train"} < {file.split for file in group}]
-    if not leaks:
-        return lines, []
-    return lines, [f"{len(leaks):,} pictures are in training and in another split (e.g. "
-                   f"{paths_of(leaks[0][:2])}), of which measures will be too good"]  # fmt: skip
+def about_duplicates(several: list[list[File]], files: list[File]) -> Told:
+    lines, problems = ["duplicates: no picture is there twice"], []
+    if several:
+        example = paths_of(several[0][:2])
+        lines = [f"duplicates: {len(several):,} pictures are there more than once (e.g. {example})"]
+    if leaks := copies_held_out(files):
+        problems = [f"{len(leaks):,} pictures are in training and in another split (e.g. "
+                    f"{paths_of(leaks[0])}), of which measures will be too good"]  # fmt: skip
+    return lines, problems
+
+
+def copies_held_out(files: list[File]) -> list[list[File]]:
+    """(trained on, held out) of images that look the same, saved anew or not. Of many that are held
+    out, MANY_HELD_OUT are looked at."""
+    train = [file for file in files if file.split == "train"]
+    held = [file for file in files if file.split != "train"]
+    held = [held[i] for i in spread(len(held), MANY_HELD_OUT)]
+    if not train or not held:
+        return []
+    ours, theirs = (np.stack([f.thumbnail.ravel() for f in fs]).astype(np.float32)
+                    for fs in (held, train))  # fmt: skip
+    nearest, distance = np.zeros(len(held), int), np.full(len(held), np.inf)
+    for start in range(0, len(train), 4096):  # (held, 4096) at a time
+        some = theirs[start : start + 4096]
+        squares = (ours**2).sum(1)[:, None] + (some**2).sum(1) - 2 * ours @ some.T
+        best = squares.argmin(1)
+        least = squares[np.arange(len(held)), best] / ours.shape[1]
+        nearest[least < distance] = start + best[least < distance]
+        distance = np.minimum(distance, least)
+    found = [[train[nearest[i]], held[i]] for i in np.flatnonzero(distance <= SAME**2)]
+    return found
 
 
 def duplicates(files: list[File]) -> list[list[File]]:

@@ -69,7 +69,7 @@ def read(collection: Collection, settings: dict | None, kind: str) -> Iterator[S
     """The images as they are, or, with settings, as training sees them; no two paths are the
     same, whatever their suffix."""
     used = set()
-    for i, record in enumerate(tqdm(collection.records, "exporting", unit="img")):
+    for i, record in enumerate(tqdm(collection.records, "exporting", unit="img", disable=None)):
         path = record.path.removeprefix(f"{record.span[0]}/" if record.span else "")  # of its tar
         path = path.encode(errors="surrogateescape").decode(errors="replace")
         stem, suffix = posixpath.splitext(path)

@@ -16,24 +16,26 @@ import multiprocessing
 import pickletools
 import posixpath
 import re
-from collections import Counter, defaultdict
+import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from itertools import chain
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from config import DataConfig, UserError
+from config import UserError
 from formats.images import Box, is_image_name
-from formats.places import MISSING, OUTSIDE, Folder, Place, Skipped, Zip
+from formats.places import MISSING, Folder, Place, Skipped, stem_of
 from formats.tars import NO_CAPTION, NO_IMAGE, read_shard
 from formats.texts import (
     BROKEN,
-    CAPTION_COLUMNS,
     NOT_UTF8,
+    NUMBERED,
     PATH_COLUMNS,
     caption_cell,
     clean_caption,
@@ -42,22 +44,32 @@ from formats.texts import (
     load_json,
     read_text,
     rows_of,
+    texts_of,
 )
 
+ALONE = ".txt without a picture"
+AMBIGUOUS = "pictures that several names may mean"
 DAMAGED_BOXES = "bounding boxes that are damaged"
 DAMAGED_LIST = "lists of test pictures that are damaged"
-TARS = (".tar", ".tar.gz", ".tgz")  # the last two are to be unpacked before
+PACKED = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".7z", ".rar")  # to be unpacked before
 FEW_SHARDS = 8  # up to so many are read by one process
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
-TEXT_SUFFIXES = (".txt", ".caption")  # of sidecars; the first is read where both are there
+TEXT_SUFFIXES = (".txt", ".caption", ".json")  # of sidecars; the first that is there is read
 SPLITS = {"train": "train", "training": "train", "restval": "train", "test": "test",
           "testing": "test", "eval": "test", "evaluation": "test", "validation": "validation",
           "valid": "validation", "val": "validation", "dev": "validation"}  # fmt: skip
-# What COCO's annotations and Karpathy's are called, where they lie at the top or in annotations/.
-ANNOTATIONS = re.compile(r"((.*/)?annotations/(.*/)?)?(captions|dataset)_[^/]+\.json", re.I)
+# What COCO's annotations and Karpathy's are called where they do not lie at the top.
+ANNOTATIONS = re.compile(
+    r"(.*/)?annotations/(.*/)?(captions|dataset)_.+\.json|.+\.coco\.json", re.I
+)
 # How they usually begin.
 IMAGES = re.compile(rb'\s*\{\s*("info"\s*:\s*\{[^{}]*\}\s*,\s*)?"images"\s*:\s*\[')
+FILE_NAMES = re.compile(
+    r"(.+_)?file_names?"
+)  # columns of images; the first is the only one of most
+EXACT = sys.maxsize
+LOOKED_AT = 100_000  # images among which a name is looked for that is nearly what is missing
 REPEATED = re.compile(r"([1-9]\d{0,2})_(\S.*)")  # kohya's name of a folder
 
 
@@ -81,6 +93,7 @@ class Collection:
     skipped: Skipped = field(default_factory=lambda: defaultdict(list))
     draw: Callable[[Record, int], np.ndarray] | None = None  # record, S -> (S, S, 3) uint8
     stamp: int = 0  # changes when what `draw` draws does
+    also: list[str] = field(default_factory=list)  # what else is there, and what to type for it
 
     def skipped_line(self) -> str:
         """What was left out and why, counted, with one example each; "nothing" if so."""
@@ -93,167 +106,37 @@ class Source:
     """Where a reader begins."""
 
     name: str  # of the collection
-    layout: str
+    layout: str  # auto: not known yet
     place: Place  # of the images
     texts: Place  # of the captions; the same, but for --image-dir
-    entry: str = ""  # the file that tells all, where there is one
+    entries: tuple[str, ...] = ()  # the files that tell all, where there are such
     whole: bool = True  # all of the place belongs to it: an image that nothing names is counted
     caption_from: str = ""
-
-
-def read_collection(source: Source) -> Collection:
-    """Read what `find_source` found. Raises UserError where no image has a caption."""
-    collection = READERS[source.layout](source)
-    collection.records.sort(key=lambda record: record.path)
-    for place in {id(p): p for p in (source.place, source.texts)}.values():
-        for reason, found in place.skipped.items():
-            collection.skipped[reason] += found
-    if not collection.records:
-        raise nothing_found(source, collection)
-    return collection
-
-
-def nothing_found(source: Source, collection: Collection) -> UserError:
-    """What there is, why none of it is a captioned image, and what to do."""
-    if source.layout == "table":
-        return UserError(
-            f"no captioned pictures in {source.texts.root / source.entry} (skipped: "
-            f"{collection.skipped_line()}); a table needs a column with paths ("
-            f"{', '.join(PATH_COLUMNS)}) and one with captions ({', '.join(CAPTION_COLUMNS)}); "
-            "where the pictures lie elsewhere, --image-dir says where"
-        )
-    files = source.place.files
-    seen = Counter(posixpath.splitext(name)[1].lower() or "no suffix" for name in files)
-    what = ", ".join(f"{n:,} x {suffix}" for suffix, n in seen.most_common(5)) or "nothing"
-    return UserError(
-        f"no captioned pictures in {source.texts.root} ({source.layout}; it holds {what}; "
-        f"skipped: {collection.skipped_line()}); put a "
-        'metadata.jsonl with lines like {"file_name": "1.png", "text": "a red bird"} there, or '
-        "a .txt with the same name beside each picture; or take names of folders or files as "
-        "captions: --caption-from dirname or filename"
-    )
-
-
-def find_source(path: Path, config: DataConfig) -> Source:
-    """Where images and captions lie, and in which layout.
-
-    Raises UserError where there is nothing to read, or not in the layout of --format.
-    """
-    takes = ("--data takes a folder of captioned pictures, a .zip, .tar, .csv, .tsv, .jsonl or "
-             ".json")  # fmt: skip
-    if not path.exists():
-        raise UserError(f"{path} does not exist; {takes}")
-    name, suffix, entry = path.resolve().name, path.suffix.lower(), ""
-    if path.is_dir():
-        texts = Folder(path, config.follow_links)
-    elif suffix == ".zip":
-        texts = Zip(path)
-    elif suffix in (".tar", *TABLE_SUFFIXES):
-        parent = path.absolute().parent
-        root = parent.parent if parent.name == "annotations" else parent
-        texts = Folder(root, config.follow_links, listed=suffix != ".tar")
-        entry = path.absolute().relative_to(root).as_posix()
-    else:
-        raise UserError(f"{path} is a file of a kind that cannot be read; {takes}")
-    layout, found = detect(texts, entry, config)
-    place = texts
-    if config.image_dir:
-        if layout not in ("coco", "table"):
-            raise UserError(f"--image-dir is for tables and annotations; {path} is {layout}")
-        if not Path(config.image_dir).is_dir():
-            raise UserError(f"--image-dir {config.image_dir} is no folder")
-        place = Folder(Path(config.image_dir), config.follow_links)
-    whole = not entry and place is texts
-    return Source(name, layout, place, texts, entry or found, whole, config.caption_from)
-
-
-def detect(texts: Place, entry: str, config: DataConfig) -> tuple[str, str]:
-    """(layout, the file that it begins with or ""). Raises UserError for two kinds of metadata."""
-    images: list[str] = []
-    names: list[str] = []  # of other files
-    for name in [entry] if entry else texts.files:
-        (images if is_image_name(name) else names).append(name)
-    folders = {posixpath.dirname(n) for n in chain(images, names)}
-    tops = {f.partition("/")[0] for f in folders}  # one of them: a zip of a folder
-    base = f"{next(iter(tops))}/" if len(tops) == 1 else ""
-    top = [n for n in names if n.lower().endswith(TABLE_SUFFIXES)
-           and (entry or "/" not in n.removeprefix(base))]  # fmt: skip
-    annotations = [n for n in names if is_coco(texts, n, bool(entry))]
-    metadata = [n for n in names if posixpath.basename(n) in METADATA_NAMES]
-    outer = {part for f in folders for part in f.split("/")[:2]}
-    if config.format != "auto":
-        layout = config.format
-    elif config.caption_from:
-        layout = "names"
-    elif isinstance(texts, Folder) and any(n.lower().endswith(TARS) for n in names):
-        layout = "webdataset"
-    elif annotations:
-        layout = "coco"
-    elif metadata and not entry:
-        layout = "imagefolder"
-    elif "text_c10" in outer or ("text" in outer and outer & {"CUB_200_2011", "images", "jpg"}):
-        layout = "c10"
-    elif images and all(map(REPEATED.fullmatch, map(folder_name, images))):
-        layout = "kohya"
-    elif entry or (len(top) == 1 and not has_texts(images, names)):
-        layout = "table"
-    else:
-        layout = "sidecar"
-    if layout == "imagefolder" and len({posixpath.splitext(n)[1] for n in metadata}) > 1:
-        kinds = " and ".join(sorted({posixpath.basename(n) for n in metadata}))
-        raise UserError(f"{texts.root} holds {kinds}; keep one kind of them")
-    if layout == "coco" and entry and not annotations:
-        raise UserError(f"{entry} holds no list of images with their annotations")
-    if layout == "table" and len(top) != 1:
-        raise UserError(f"{texts.root} holds {len(top)} tables; name one of them with --data")
-    return layout, top[0] if layout == "table" else ""
-
-
-def has_texts(images: list[str], names: list[str]) -> bool:
-    """Whether there are texts beside images."""
-    stems = {posixpath.splitext(n)[0] for n in images}
-    texts = (n for n in names if n.lower().endswith(TEXT_SUFFIXES))
-    return any(posixpath.splitext(n)[0] in stems for n in texts)
 
 
 # The readers
 
 
-def read_imagefolder(source: Source) -> Collection:
-    """Hugging Face imagefolder: metadata.jsonl, .csv or .parquet, in any folder.
+def read_rows(source: Source) -> Collection:
+    """Metadata of Hugging Face's imagefolder, and tables: a path and a caption in each row.
 
-    Columns: file_name, relative to the folder of the metadata file (or several: *_file_name,
-    file_names, each of whose images gets the captions of the row); text, caption or prompt: a
-    string or a list of strings; and, if there, split: train, validation, test or another name, of
-    an image's first row; else a folder of such a name tells it. Rows of one image are put
-    together. Cells stay text: a caption "007" or "None" is kept as it is.
+    Columns: PATH_COLUMNS, of which the first is taken, or several *_file_name or lists of them,
+    each of whose images gets the captions; CAPTION_COLUMNS: a string or a list of strings; tags;
+    and perhaps split: train, validation, test or another name, of an image's first row, else the
+    name of the table (test.csv) or a folder tells it. Rows of one image are put together. Paths
+    are relative to the table, or to --image-dir; Place.find tells what they may look like.
     """
     gathered = Gathered(source)
-    for metadata in source.texts.files:
-        if posixpath.basename(metadata) not in METADATA_NAMES:
-            continue
-        folders = (posixpath.dirname(metadata),)
-        for where, row in rows_of(source.texts, metadata, gathered.skip):
-            names = [name for column, cell in row.items()
-                     if re.fullmatch(r"(.+_)?file_names?", column)
-                     for name in (cell if isinstance(cell, list) else [cell])]  # fmt: skip
-            if "file_name" in row:
-                names = [row["file_name"]]
-            gathered.add_row(where, folders, names, caption_cell(row), row.get("split"))
-    return gathered.collection()
-
-
-def read_table(source: Source) -> Collection:
-    """A .csv, .tsv, .jsonl or .json with a path (file_name, image, path, ...) and a caption (text,
-    caption, prompt, or tags) in each row, and perhaps a split. A json is a list of rows, or an
-    object {path: caption or row}, as kohya's fine-tuning takes. A .csv without a header line has
-    two columns: path, caption. Paths are relative to the table, or to --image-dir.
-    """
-    gathered = Gathered(source)
-    folders = (posixpath.dirname(source.entry), "") if source.place is source.texts else ("",)
-    for where, row in rows_of(source.texts, source.entry, gathered.skip):
-        names = [row[column] for column in PATH_COLUMNS if row.get(column)][:1]
-        gathered.add_row(where, folders, names, caption_cell(row), row.get("split"))
+    for entry in source.entries:
+        split = split_in_name(entry) if len(source.entries) > 1 else None
+        for where, row in rows_of(source.texts, entry, gathered.skip):
+            names = [row[column] for column in PATH_COLUMNS if row.get(column)][:1] or [
+                name for column, cell in row.items() if FILE_NAMES.fullmatch(column)
+                for name in (cell if isinstance(cell, list) else [cell])
+            ]  # fmt: skip
+            folders = (posixpath.dirname(entry), "")
+            names = [NUMBERED.sub("", name) if is_text(name) else name for name in names]
+            gathered.add_row(where, folders, names, caption_cell(row), row.get("split") or split)
     return gathered.collection()
 
 
@@ -264,15 +147,14 @@ def read_coco(source: Source) -> Collection:
     images/ and the root. COCO's split is told by the name of the file.
     """
     gathered = Gathered(source)
-    found = (name for name in source.texts.files if is_coco(source.texts, name, False))
-    for name in [source.entry] if source.entry else found:
+    for name in source.entries:
         data = load_json(source.texts, name)
         if not isinstance(data, dict) or not isinstance(data.get("images"), list):
             gathered.skip("annotations without a list of images", name)
             continue
         part = posixpath.splitext(posixpath.basename(name))[0].split("_")[-1]  # train2014
         split = SPLITS.get(part.rstrip("0123456789").lower())
-        folders = (part, f"images/{part}", "images", "")
+        folders = (part, f"images/{part}", "images", posixpath.dirname(name), "")
         known: dict[object, str] = {}
         for i, image in enumerate(data["images"]):
             where = f"{name}, images[{i}]"
@@ -307,29 +189,38 @@ def read_coco(source: Source) -> Collection:
 
 
 def read_sidecar(source: Source) -> Collection:
-    """Images with a .txt or .caption of the same name beside them; each line of it that is not
-    empty is a caption. A folder called train, validation or test tells the split.
+    """Images with a .txt or .caption of the same name beside them (1.txt, or 1.png.txt); each line
+    of it that is not empty is a caption. Or a .json that holds one, as img2dataset writes it. A
+    folder called train, validation or test tells the split.
 
     The same for kohya, whose folders are called <repeats>_<words>: an epoch shows their images so
     often, and the words are the caption of those that have no text beside them.
     """
-    collection = Collection(source.name, source.layout, source.place, [])
+    place = source.place
+    collection = Collection(source.name, source.layout, place, [])
     skipped = collection.skipped
     texts: dict[str, str] = {}  # path without suffix -> path of the text
     for suffix in TEXT_SUFFIXES:
-        for name in source.place.files:
+        for name in place.files:
             stem, its_suffix = posixpath.splitext(name)
-            if its_suffix.lower() == suffix and texts.setdefault(stem, name) != name:
+            if its_suffix.lower() != suffix or texts.setdefault(stem, name) == name:
+                continue
+            if suffix != ".json":  # which img2dataset writes, too
                 skipped["texts beside another of the same name"].append(name)
-    used = set()
-    for name in source.place.files:
+    used: dict[str, str] = {}  # path of the text -> of its image
+    for name in place.files:
         if not is_image_name(name):
             continue
-        stem = posixpath.splitext(name)[0]
         of_folder = source.layout == "kohya" and REPEATED.fullmatch(folder_name(name))
-        if stem in texts:
-            used.add(stem)
-            captions = lines_of(source.place, texts[stem], skipped)
+        text, captions = texts.get(name) or texts.get(stem_of(name)), None
+        if source.layout == "kohya" and "reg" in name.split("/")[:-1]:
+            skipped[
+                "regularisation pictures of kohya (reg), which this model has no use for"
+            ].append(name)
+        elif text and used.setdefault(text, name) != name:
+            skipped["pictures beside another of the same name, which is read"].append(name)
+        elif text:
+            captions = texts_of(place, text, skipped)
         elif of_folder:
             captions = (clean_caption(of_folder[2]),)
         else:
@@ -340,8 +231,7 @@ def read_sidecar(source: Source) -> Collection:
             collection.records.append(Record(name, captions, split_of(name), repeats=repeats))
         elif captions is not None:
             skipped["pictures with an empty .txt"].append(name)
-    for stem in sorted(texts.keys() - used):
-        skipped[".txt without a picture"].append(texts[stem])
+    skipped[ALONE] += sorted(n for n in texts.values() if n not in used and not n.endswith(".json"))
     return collection
 
 
@@ -448,19 +338,13 @@ def read_webdataset(source: Source) -> Collection:
     (train-00000.tar) tells the split.
     """
     collection = Collection(source.name, source.layout, source.place, [])
-    shards = [source.entry] if source.entry else [
-        name for name in source.place.files if name.lower().endswith(".tar")
-    ]  # fmt: skip
-    for name in source.place.files:
-        if name.lower().endswith(TARS[1:]):
-            collection.skipped["packed tars, which are to be unpacked to .tar first"].append(name)
+    shards = source.entries
     paths = [source.place.root / shard for shard in shards]
     # Python reads some 20,000 headers a second on each core.
     with nullcontext() if len(shards) <= FEW_SHARDS else multiprocessing.Pool() as processes:
         found = processes.imap(read_shard, paths) if processes else map(read_shard, paths)
         for shard, (samples, skipped) in zip(shards, found, strict=True):
-            folder, _, name = shard.rpartition("/")
-            split = split_of(f"{folder}/{re.sub('[-._ 0-9]+', '/', name)}/")
+            split = split_of(shard) or split_in_name(shard)
             for path, captions, *span in samples:
                 record = Record(f"{shard}/{path}", captions, split, (shard, *span))
                 collection.records.append(record)
@@ -470,8 +354,8 @@ def read_webdataset(source: Source) -> Collection:
 
 
 READERS: dict[str, Callable[[Source], Collection]] = {
-    "imagefolder": read_imagefolder, "sidecar": read_sidecar, "kohya": read_sidecar,
-    "coco": read_coco, "webdataset": read_webdataset, "c10": read_c10, "table": read_table,
+    "imagefolder": read_rows, "sidecar": read_sidecar, "kohya": read_sidecar,
+    "coco": read_coco, "webdataset": read_webdataset, "c10": read_c10, "table": read_rows,
     "names": read_names,
 }  # fmt: skip
 
@@ -501,6 +385,9 @@ class Gathered:
         self.source = source
         self.captions: dict[str, tuple[str, ...]] = {}
         self.splits: dict[str, str] = {}  # as a column tells
+        self.meant: dict[
+            str, tuple[int, str]
+        ] = {}  # how well which name, that is not its path, fits
         self.skipped: Skipped = defaultdict(list)
 
     def skip(self, reason: str, where: str) -> None:
@@ -520,27 +407,55 @@ class Gathered:
             return self.skip("rows without file_name", where)
         if not found:
             return self.skip("rows without a caption", where)
-        paths = []
+        place, split = self.source.place, clean_caption(split).lower()
+        folder = posixpath.dirname(where.partition(", ")[0])
         for name in names:
-            looked = [self.source.place.find(f, name) for f in folders]
-            path, reason = next((found for found in looked if found[0]), looked[0])
-            if path:
-                paths.append(path)
-            else:
-                self.skipped[reason].append(where if reason == OUTSIDE else f"{name} ({where})")
-        split = clean_caption(split).lower()
-        for path in paths:
+            path = next(filter(None, (place.find(f, name) for f in folders)), "")
+            fits = sys.maxsize
+            if not path:
+                path, fits = place.find_tail(name)
+            reason = self.claim(path, fits, name) if path else place.why_not(folder, name)
+            if reason:
+                self.skip(reason, f"{name} ({where})")
+                continue
             self.captions[path] = (*self.captions.get(path, ()), *found)
             if path not in self.splits and split:
                 self.splits[path] = SPLITS.get(split, split)
+
+    def claim(self, path: str, fits: int, name: str) -> str:
+        """Whether `name` means the image: where others may, too, it is the one's that fits best,
+        and nobody's where two fit as well. Returns why it does not; or "".
+
+        fits: how many of the last parts of the path it has; EXACT: it is the path.
+        """
+        none = (EXACT if path in self.captions else 0, name)
+        before, other = self.meant.get(path, none)
+        if fits == before and other == name:
+            return ""
+        if fits < before:
+            return MISSING
+        if self.captions.pop(path, ()):
+            self.skip(MISSING if fits > before else AMBIGUOUS, other)
+            self.splits.pop(path, None)
+        self.meant[path] = (fits, name if fits > before else "")
+        if fits == EXACT:
+            del self.meant[path]
+        return "" if fits > before else AMBIGUOUS
 
     def collection(self) -> Collection:
         """All of them, and the images that no row names counted."""
         records: list[Record] = []
         source = self.source
+        if missing := self.skipped.get(MISSING):
+            images = (name for name in source.place.files if is_image_name(name))
+            unnamed = islice((name for name in images if name not in self.captions), LOOKED_AT)
+            near = {posixpath.basename(name): name for name in unnamed}
+            wanted = re.split(r"[/\\]", missing[0].partition(" (")[0])[-1]
+            if close := get_close_matches(wanted, near, n=1, cutoff=0.8):
+                missing[0] += f"; there is {near[close[0]]}"
         # The names of the place come first, and what is taken over is removed: two lists of
         # millions, or their paths twice, would fill the memory.
-        for path in chain(source.place.files, list(self.captions.keys() - source.place.files)):
+        for path in source.place.files:
             captions = self.captions.pop(path, ())
             if captions:
                 split = self.splits.get(path) or split_of(path)
@@ -550,19 +465,42 @@ class Gathered:
         return Collection(source.name, source.layout, source.place, records, self.skipped)
 
 
-def is_coco(place: Place, name: str, asked: bool) -> bool:
-    """Whether it is a json, asked for or called like annotations, with a list of images. It may be
-    large: where its beginning tells, the rest is not read."""
-    if not (name.lower().endswith(".json") if asked else ANNOTATIONS.fullmatch(name)):
+def is_coco(source: Source, name: str, base: str) -> bool:
+    """Whether it is a json, named by the user, at the top or called like annotations, with a list
+    of images. It may be large: where its beginning tells, the rest is not read."""
+    top = source.entries or "/" not in name.removeprefix(base)
+    if not (name.lower().endswith(".json") if top else ANNOTATIONS.fullmatch(name)):
         return False
     try:
-        with place.open(name) as file:
+        with source.texts.open(name) as file:
             if IMAGES.match(file.read(4096)):
                 return True
-        data = load_json(place, name)
+        data = load_json(source.texts, name)
     except (UserError, OSError):
         return False
     return isinstance(data, dict) and isinstance(data.get("images"), list)
+
+
+def apply_split_lists(source: Source, collection: Collection) -> None:
+    """Honour train.txt, test.txt and the like, where each line is the name of an image, with or
+    without its suffix."""
+    place = source.place
+    lists = {name: split for name in place.files if name.lower().endswith(".txt")
+             if (split := SPLITS.get(stem_of(posixpath.basename(name)).lower()))}  # fmt: skip
+    splits: dict[str, str] = {}
+    for name, split in lists.items():
+        lines = lines_of(place, name, defaultdict(list)) or ()
+        named = [place.find("", line) or place.find_tail(line)[0] for line in lines]
+        if sum(map(bool, named)) * 2 > len(named):
+            splits |= dict.fromkeys(filter(None, named), split)
+            collection.also.append(f"{name}, which tells {len(named):,} pictures to be {split}")
+            collection.skipped[ALONE] = [n for n in collection.skipped[ALONE] if n != name]
+            gone = [line for line, path in zip(lines, named, strict=True) if not path]
+            collection.skipped[f"pictures missing that {name} names"] += gone
+    if splits:
+        collection.records[:] = [
+            r._replace(split=splits.get(r.path, r.split)) for r in collection.records
+        ]
 
 
 def folder_name(path: str) -> str:
@@ -574,3 +512,9 @@ def split_of(path: str) -> str | None:
     """The split that a file is of, as the names of its folders tell, the outermost first."""
     folders = path.lower().split("/")[:-1]
     return next((SPLITS[folder] for folder in folders if folder in SPLITS), None)
+
+
+def split_in_name(name: str) -> str | None:
+    """The split that a word of a file's name tells: train-00000.tar, test.csv, valImages.json."""
+    words = re.split(r"[-._ 0-9]+|(?<=[a-z])(?=[A-Z])", posixpath.basename(name))
+    return next((SPLITS[word.lower()] for word in words if word.lower() in SPLITS), None)

@@ -56,8 +56,11 @@ class OpenedCollection:
             self.images = np.load(self.images, mmap_mode="r")
 
     def indices(self, split: str) -> np.ndarray:
-        """The numbers that an epoch of a split shows, sorted; none where there is no such split."""
+        """The numbers that an epoch of a split shows, sorted; none where there is no such split.
+        With too few images to hold one out, validation sees those trained on."""
         numbers = self.splits.get(split, np.zeros(0, int))
+        if split == "validation" and not len(numbers):
+            numbers = self.splits["train"]
         return np.repeat(numbers, self.rows["repeats"][numbers]) if split == "train" else numbers
 
     def captions(self, numbers: np.ndarray, limit: int | None = None) -> list[str]:
@@ -139,9 +142,14 @@ class OpenedCollection:
         return (
             f"data: {self.collection.name} ({self.collection.layout}), {sum(sizes.values()):,} "
             f"pictures with {num_captions:,} captions{way}\n"
+            + "".join(f"  also here: {found}\n" for found in self.collection.also)
+            + f"  skipped: {self.collection.skipped_line()}\n"
             f"  splits: {', '.join(f'{n:,} {s}' for s, n in sizes.items())}"
-            f" (validation {fraction:.1%}){more}\n"
-            f"  skipped: {self.collection.skipped_line()}"
+            + (
+                f" (validation {fraction:.1%}){more}"
+                if fraction
+                else f"; too few to hold any out: validation sees those trained on{more}"
+            )
         )
 
 
@@ -185,16 +193,20 @@ def open_collection(
 def split_rows(
     rows: Rows, names: list[str], readable: np.ndarray, fraction: float
 ) -> dict[str, np.ndarray]:
-    """name -> numbers of its rows; where none is told to be for validation, `fraction` of what is
-    there for training becomes it.
+    """name -> numbers of its rows; where none is told to be for validation, about `fraction` of
+    what is there for training becomes it: at least one image, or none where that is less than one.
 
     names: of the splits that rows count. readable: (N,) bool.
     """
     told = {name: rows["split"] == i for i, name in enumerate(names)}
     train = told.pop("", False) | told.pop("train", False)
     if not told.get("validation", np.zeros(1, bool)).any():
-        drawn = held_out(rows["path"], fraction)
-        told["validation"], train = train & drawn, train & ~drawn
+        drawn = train & held_out(rows["path"], fraction)
+        if fraction * train.sum() < 1:
+            drawn[:] = False
+        elif not drawn.any():  # else it would depend on how few images happen to be called
+            drawn[np.flatnonzero(train)[rows["path"][train].argmin()]] = True
+        told["validation"], train = drawn, train & ~drawn
     found = {name: np.flatnonzero(those & readable) for name, those in told.items()}
     return {"train": np.flatnonzero(train & readable)} | found
 

@@ -14,10 +14,12 @@ from collections import defaultdict, deque
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from io import BytesIO
+from itertools import takewhile
 from pathlib import Path
 from typing import BinaryIO
 
 from config import UserError
+from formats.images import is_image_name
 
 # A file may change twice within one tick of the clock that its time is taken from, in nanoseconds;
 # so what was changed just now is looked at once more.
@@ -27,6 +29,7 @@ OUTSIDE = "paths that leave the folder"
 MISSING = "pictures missing"
 LINKS = "links out of the folder or to folders, which --follow-links would read"
 DRIVE = re.compile(r"[A-Za-z]+:/" if os.name == "posix" else r"[A-Za-z]+:")  # or http:/
+THUMBNAILS = "@eaDir"
 Skipped = dict[str, list[str]]  # reason -> what was left out for it
 
 
@@ -41,25 +44,55 @@ class Place:
         self.root = root
         self.files: dict[str, int] = {}
         self.skipped: Skipped = defaultdict(list)
+        self._known_tails: dict[tuple[int, bool], dict[str, str]] = {}
 
-    def find(self, folder: str, name: str) -> tuple[str, str]:
-        """The path of the file that is called `name` seen from `folder`, and ""; or "" and why
-        there is none."""
+    def find(self, folder: str, name: str) -> str:
+        """The path of the file that is called `name` seen from `folder`; "" where there is none."""
         path = join(folder, name)
-        if path is None:
-            return "", OUTSIDE
-        if path in self.files:
-            return path, ""
+        if path is None or path in self.files:
+            return path or ""
         # macOS writes accents in another way than those who type them.
-        same = self.normalised.get(unicodedata.normalize("NFC", path))
-        return (same, "") if same else self._find_unlisted(path)
+        return self.normalised.get(unicodedata.normalize("NFC", path), "")
 
     @cached_property
     def normalised(self) -> dict[str, str]:
         return {unicodedata.normalize("NFC", path): path for path in self.files}
 
-    def _find_unlisted(self, path: str) -> tuple[str, str]:
-        return "", MISSING
+    def find_tail(self, name: str) -> tuple[str, int]:
+        """The image whose path ends like `name`, wherever that was written, and how many of its
+        last parts are the same; "", 0 where there is none, or several. Case, accents, the kind of
+        slashes and a missing suffix do not matter."""
+        parts = folded(name).split("/")
+        for suffixed in (True, False):
+            parts[-1] = parts[-1] if suffixed else without_suffix(parts[-1])
+            for depth in range(1, len(parts) + 1):
+                path = self._tails(depth, suffixed).get("/".join(parts[-depth:]))
+                if path is None:
+                    break
+                if path:
+                    theirs = folded(path if suffixed else without_suffix(path)).split("/")
+                    same = (a == b for a, b in zip(reversed(parts), reversed(theirs), strict=False))
+                    return path, sum(1 for _ in takewhile(bool, same))
+        return "", 0
+
+    def _tails(self, depth: int, suffixed: bool) -> dict[str, str]:
+        """The last parts of the paths of images -> path, or "" where several end so."""
+        if (tails := self._known_tails.get((depth, suffixed))) is None:
+            tails = self._known_tails[depth, suffixed] = {}
+            for path in filter(is_image_name, self.files):
+                parts = folded(path if suffixed else without_suffix(path)).rsplit("/", depth)
+                if len(parts) >= depth:
+                    tail = "/".join(parts[-depth:])
+                    tails[tail] = "" if tail in tails else path
+        return tails
+
+    def why_not(self, folder: str, name: str) -> str:
+        """Why no image is called so."""
+        path, root = join(folder, name), f"{folded(str(self.root.absolute()))}/"
+        if path is None:
+            return MISSING if folded(name).startswith(root) else OUTSIDE
+        links = self.skipped.get(LINKS, ())
+        return OUTSIDE if any(f"{path}/".startswith(f"{link}/") for link in links) else MISSING
 
     def stamp(self, name: str) -> int:
         """A number that changes when the file does; 0 for none."""
@@ -71,7 +104,7 @@ class Place:
 
 
 class Folder(Place):
-    """A folder. listed: False leaves `files` empty; `find` works all the same."""
+    """A folder. listed: False leaves `files` empty."""
 
     def __init__(self, root: Path, follow_links: bool = False, listed: bool = True):
         super().__init__(root)
@@ -99,9 +132,11 @@ class Folder(Place):
                 continue
             above = f"{folder}/" if folder else ""
             for entry in entries:
+                name = above + entry.name
+                if entry.name == THUMBNAILS:
+                    self.skipped["folders of thumbnails, which a NAS made"].append(name)
                 if is_litter(entry.name):
                     continue
-                name = above + entry.name
                 if entry.is_file(follow_symlinks=False):  # no pipe, which would never end
                     try:
                         yield name, self._stamp(entry.stat())
@@ -121,12 +156,6 @@ class Folder(Place):
                     yield name, self._stamp(os.stat(entry.path))
                 else:
                     self.skipped[LINKS].append(name)
-
-    def _find_unlisted(self, path: str) -> tuple[str, str]:
-        if not os.path.isfile(self.root / path):  # Path.is_file raises for too long names
-            return "", MISSING
-        inside = self.follow_links or is_inside(self.root, path)
-        return (path, "") if inside else ("", OUTSIDE)
 
     def stamp(self, name: str) -> int:
         if name in self.files:
@@ -155,7 +184,10 @@ class Zip(Place):
     def __init__(self, root: Path):
         super().__init__(root)
         self.entries: dict[str, zipfile.ZipInfo] = {}
-        for info in opened_zip(root, *self._state()).infolist():
+        entries = opened_zip(root, *self._state()).infolist()
+        if any(info.flag_bits & 1 for info in entries):
+            raise UserError(f"{root} is locked with a password; unpack it, and name the folder")
+        for info in entries:
             if not info.filename or info.is_dir():
                 continue
             path = join("", info.filename)
@@ -199,10 +231,25 @@ def opened_zip(path: Path, *state: int) -> zipfile.ZipFile:
 def join(folder: str, name: str) -> str | None:
     """The path of `name` seen from `folder`; None where that leaves the root, or is no path."""
     name = name.replace("\\", "/")
-    if name.startswith("/") or DRIVE.match(name) or ".." in name.split("/"):
+    if name.startswith("/") or DRIVE.match(name):
         return None
     path = posixpath.normpath(posixpath.join(folder, name))
     return None if path in (".", "..") or path.startswith(("/", "../")) else path
+
+
+def stem_of(path: str) -> str:
+    """A path without its suffix."""
+    return posixpath.splitext(path)[0]
+
+
+def without_suffix(path: str) -> str:
+    """The path of an image without its suffix; another one as it is: "v1.5" has none."""
+    return stem_of(path) if is_image_name(path) else path
+
+
+def folded(path: str) -> str:
+    """The same for paths that differ in case, accents as macOS writes them, and slashes only."""
+    return unicodedata.normalize("NFC", path.replace("\\", "/")).casefold()
 
 
 def is_inside(root: Path, path: str) -> bool:
@@ -216,4 +263,4 @@ def is_inside(root: Path, path: str) -> bool:
 
 
 def is_litter(name: str) -> bool:
-    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+    return name.startswith(".") or name in (THUMBNAILS, "__MACOSX", "Thumbs.db", "desktop.ini")

@@ -1,6 +1,5 @@
 """Which captioned images does a tar hold, as webdataset and img2dataset write it?"""
 
-import json
 import re
 import tarfile
 from collections import defaultdict
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from formats.images import IMAGE_SUFFIXES
 from formats.places import OUTSIDE, Skipped, is_litter, join
-from formats.texts import BROKEN, MAX_TEXT, NOT_UTF8, caption_cell, clean_caption, is_text
+from formats.texts import BROKEN, MAX_TEXT, NOT_UTF8, captions_in_json, clean_caption
 
 IMAGES = ("jpg", "png", "webp", *sorted(s[1:] for s in IMAGE_SUFFIXES), "img", "image",
             "input.jpg", "input.png")  # fmt: skip
@@ -18,6 +17,7 @@ OTHER = "files in tars that are neither picture nor caption"
 SPECIAL = "links and other special files in tars"
 DAMAGED = "tars that are damaged"
 NO_IMAGE = "captions without a picture"
+NOT_TOGETHER = "samples whose files do not lie together in the tar, and are not read"
 METADATA = re.compile("__.*__")  # names that are no samples
 SUSPICIOUS = re.compile(r"^/|\.\.|[\\:]")  # parts of names that may lead out of the folder
 Sample = tuple[str, tuple[str, ...], int, int]  # name of the image, captions, offset, size
@@ -51,16 +51,19 @@ def read_shard(path: Path) -> tuple[list[Sample], Skipped]:
                     raise tarfile.ReadError("a header with an impossible size")
                 end = member.offset_data + (0 if member.issparse() else member.size)
                 name = member.name
-                folder, slash, base = name.rpartition("/")
-                stem, _, part = base.partition(".")
-                key, part = folder + slash + stem, part.lower()
+                key, part = key_of(name)
                 if SUSPICIOUS.search(name) and join("", name) is None:
                     skipped[OUTSIDE].append(name)
                     continue
                 if not member.isreg() and not member.isdir() or member.issparse():
                     skipped[SPECIAL].append(name)
                     continue
-                if not part or member.isdir() or is_litter(base) or METADATA.fullmatch(name):
+                if (
+                    not part
+                    or member.isdir()
+                    or is_litter(name.rpartition("/")[2])
+                    or METADATA.fullmatch(name)
+                ):
                     continue
                 if key != its_key:
                     finish()
@@ -86,19 +89,25 @@ def read_shard(path: Path) -> tuple[list[Sample], Skipped]:
     except Exception as error:  # TarError, OSError, OverflowError, RecursionError, ...
         skipped[DAMAGED].append(f"after {len(samples)} samples ({error})")
     finish()
+    images = {key_of(name)[0]: name for name in skipped.get(NO_CAPTION, ())}
+    if apart := images.keys() & skipped.get(NO_IMAGE, ()):
+        skipped[NOT_TOGETHER] = sorted(images[key] for key in apart)
+        skipped[NO_CAPTION] = [name for key, name in images.items() if key not in apart]
+        skipped[NO_IMAGE] = [key for key in skipped[NO_IMAGE] if key not in apart]
     return samples, skipped
+
+
+def key_of(name: str) -> tuple[str, str]:
+    """The sample that a file belongs to, and which part of it that is: up to the first dot of its
+    last part, and from there."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, part = base.partition(".")
+    return folder + slash + stem, part.lower()
 
 
 def captions_in(part: str, data: bytes) -> tuple[tuple[str, ...], bool]:
     """The captions in a file of a tar, and whether there are bytes that are no UTF-8."""
     text = data.decode("utf-8-sig", errors="surrogateescape")
-    found: object = text
-    if part == "json":
-        try:
-            row = json.loads(text)
-        except (ValueError, RecursionError):
-            return (), bool(BROKEN.search(text))
-        found = caption_cell(row) if isinstance(row, dict) else None
-    texts = [t for t in (found if isinstance(found, list) else [found]) if is_text(t)]
-    broken = any(BROKEN.search(t) for t in texts)
+    texts = captions_in_json(text) if part == "json" else [text]
+    broken = any(BROKEN.search(t) for t in texts or [text])
     return tuple(t for t in map(clean_caption, texts) if t) if not broken else (), broken

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from small import make_flags
+from small import make_flags, pixels
 from written import write
 
 from config import CheckConfig, UserError
@@ -42,12 +42,12 @@ def last_20(i: int) -> str:
 
 @pytest.fixture
 def flags(tmp_path, monkeypatch):
-    """120 pictures, no two of which are the same."""
+    """120 pictures, no two of which look the same."""
     monkeypatch.chdir(tmp_path)
     make_flags(tmp_path / "flags", 120)
     for i in range(120):
         with Image.open(tmp_path / "flags" / f"{i:02d}.png") as image:
-            image.putpixel((i % 32, i // 32), (0, 0, 0))
+            image.paste(Image.fromarray(pixels(16, 16, 3, seed=i)))
             image.save(tmp_path / "flags" / f"{i:02d}.png")
     return tmp_path / "flags"
 
@@ -68,7 +68,11 @@ def test_what_is_skipped_is_a_problem_and_each_file_is_in_the_report(flags, caps
     (flags / "04.png").unlink()
     status, _, report = checked(flags, capsys)
     assert status == 1
-    assert {"  03.png", "  04.png (metadata.jsonl, line 5)", "  lonely.png"} <= set(report)
+    assert {
+        "  03.png",
+        "  04.png (metadata.jsonl, line 5)",
+        "  lonely.png",
+    } <= set(report)
 
 
 def test_the_same_picture_in_training_and_validation_is_a_problem(flags, capsys):
@@ -110,10 +114,13 @@ def test_a_check_without_a_cache_finds_the_same(flags, capsys):
     assert cached[1].split("problems:")[1] == streamed[1].split("problems:")[1]
 
 
-def test_too_little_to_train_on_is_refused(tmp_path, monkeypatch, capsys):
+def test_too_little_to_train_on_is_told_and_nothing_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     make_flags(tmp_path / "flags", 3)
-    with pytest.raises(UserError, match="3 pictures to train on and 0 to validate with"):
+    status, told, _ = checked(tmp_path / "flags", capsys)
+    assert status == 1 and "only 3 pictures to train and validate with" in told
+    rewrite(tmp_path / "flags", split=lambda i: "test")
+    with pytest.raises(UserError, match="gives no pictures to train on"):
         checked(tmp_path / "flags", capsys)
     with pytest.raises(UserError, match="say what to check"):
         CheckConfig()

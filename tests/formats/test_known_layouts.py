@@ -66,7 +66,7 @@ def test_a_row_may_have_several_columns_of_names_and_lists_of_them(tmp_path):
 def test_metadata_files_have_exactly_their_names(tmp_path):
     names = ("metadata.json", "Metadata.csv", "metadata1000.jsonl")
     write(tmp_path, "a.png", {"a.txt": "by the text"} | dict.fromkeys(names, ""))
-    expect(tmp_path, {"a.png": "by the text"}, layout="sidecar")
+    expect(tmp_path, {"a.png": "by the text"}, {"files that cannot be read": 1}, layout="sidecar")
 
 
 def parquet_of(columns: dict) -> bytes:
@@ -421,7 +421,7 @@ def test_a_tar_that_is_cut_short_or_damaged_gives_what_came_before(tmp_path, whe
 def test_tars_that_are_none_or_packed_are_counted_and_told_what_to_do(tmp_path):
     told = "packed tars, which are to be unpacked to .tar first"
     write(tmp_path, {"0.tar.gz": b"", "1.tgz": b""})
-    refused(tmp_path, f"2 {told}")
+    refused(tmp_path, r"unpack what is packed \(.tar.gz, .tgz\)")
     write(tmp_path, {"0.tar": tar_of(FOUR[0]), "1.tar": b"no tar", "2.tar": b""})
     expect(tmp_path, {"0.tar/000000000.jpg": "no 0"}, {DAMAGED: 2, told: ["0.tar.gz", "1.tgz"]})
 
@@ -575,16 +575,20 @@ def test_paths_are_relative_to_the_table_or_to_image_dir(tmp_path):
 
 
 def test_image_dir_is_refused_where_it_means_nothing_or_is_no_folder(tmp_path):
-    write(tmp_path, "a.png", {"a.txt": "a", "t.csv": "path,text\na.png,a\n"})
-    told = "--image-dir is for tables and annotations"
+    write(tmp_path, "a.png", {"a.txt": "a"})
+    told = "--image-dir is for tables and annotations.*is sidecar"
     refused(tmp_path, told, image_dir=str(tmp_path))
+    write(tmp_path, {"t.csv": "path,text\na.png,by the table\n"})
+    expect(tmp_path, {"a.png": "by the table"}, image_dir=str(tmp_path))
     refused(tmp_path / "t.csv", "is no folder", image_dir=str(tmp_path / "gone"))
 
 
-def test_several_tables_are_refused_until_one_is_named(tmp_path):
+def test_of_several_tables_the_first_is_read_and_the_others_are_named(tmp_path):
     tables = {f"{i}.csv": f"path,text\na.png,{i}\n" for i in (1, 2)}
     write(tmp_path, "a.png", tables)
-    refused(tmp_path, "2 tables; name one of them", format="table")
+    for options in ({}, {"format": "table"}):
+        found = expect(tmp_path, {"a.png": "1"}, **options)
+        assert found.also == [f"table, 1 pictures: --data {tmp_path / '2.csv'}"]
     expect(tmp_path / "2.csv", {"a.png": "2"})
 
 
@@ -704,8 +708,9 @@ def test_tables_and_annotations_cannot_lead_out(tmp_path):
     write(tmp_path, "x.png")
     annotations = coco(dict(enumerate([*ESCAPES, "a.png"])), *((i, "in") for i in range(7)))
     write(root, {"t.json": dict.fromkeys([*ESCAPES, "a.png"], "in"), "c.json": annotations})
-    expect(root / "t.json", {"a.png": "in"}, {OUTSIDE: [f"t.json, entry {i}" for i in numbers]})
-    skipped = {OUTSIDE: [f"c.json, annotations[{i}]" for i in numbers]}
+    skipped = {OUTSIDE: [f"{ESCAPES[i]} (t.json, entry {i})" for i in numbers]}
+    expect(root / "t.json", {"a.png": "in"}, skipped)
+    skipped = {OUTSIDE: [f"{ESCAPES[i]} (c.json, annotations[{i}])" for i in numbers]}
     expect(root / "c.json", {"a.png": "in"}, skipped)
 
 
@@ -762,7 +767,7 @@ def test_links_out_of_the_folder_are_read_only_when_asked_for(tmp_path):
 def test_a_table_may_name_what_is_linked_only_when_asked_for(tmp_path):
     root = write(tmp_path / "data", "a.png", {"t.csv": "path,text\na.png,a\nb.png,b\n"})
     link(root, "b.png", write(tmp_path, "far.png") / "far.png")
-    expect(root / "t.csv", {"a.png": "a"}, {OUTSIDE: ["t.csv, line 3"], LINKS: ["b.png"]})
+    expect(root / "t.csv", {"a.png": "a"}, {OUTSIDE: ["b.png (t.csv, line 3)"], LINKS: ["b.png"]})
     expect(root / "t.csv", {"a.png": "a", "b.png": "b"}, follow_links=True)
 
 
@@ -784,14 +789,15 @@ def test_a_folder_is_read_once_however_links_lead_to_it(tmp_path):
 # Which layout it is
 
 
-def test_layouts_are_looked_for_in_a_fixed_order(tmp_path):
+def test_layouts_that_caption_as_many_have_a_fixed_order(tmp_path):
     steps = [
-        ("sidecar", ("a.png", {"a.txt": "a"})),
-        ("sidecar", ({"t.csv": "path,text\na.png,a\n"},)),
-        ("c10", ("images/1.X/1.png", {"text/1.X/1.txt": "a"})),
-        ("imagefolder", ({"metadata.jsonl": [{"file_name": "a.png", "text": "a"}]},)),
-        ("coco", COCO),
         ("webdataset", ({"0.tar": tar_of(FOUR[0])},)),
+        ("sidecar", ("a.png", {"a.txt": "a"})),
+        ("c10", ("images/1.X/1.png", {"text/1.X/1.txt": "a"})),
+        ("table", ({"t.csv": "path,text\na.png,a\n"},)),
+        ("coco", ({"annotations/captions_x.json": coco({1: "a.png"}, (1, "a"))},)),
+        ("imagefolder", ({"metadata.jsonl": [{"file_name": "a.png", "text": "a"}]},)),
+        ("coco", COCO),  # captions more
     ]
     for layout, files in steps:
         assert find_collection(write(tmp_path, *files)).layout == layout

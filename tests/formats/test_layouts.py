@@ -16,6 +16,7 @@ EMPTY, ALONE, NO_TEXT = (
     ".txt without a picture",
     "pictures without a .txt",
 )
+ONLY = "pictures that only {} captions ({})"
 BOM = b"\xef\xbb\xbf"
 
 
@@ -68,7 +69,8 @@ def test_metadata_may_lie_in_subfolders_and_names_are_relative_to_it(tmp_path):
     for split in ("test", "train", "validation"):
         write(tmp_path / split, "a.png", {"metadata.csv": csv_of([("a.png", split)])})
     splits = ("test", "train", "validation")
-    expect(tmp_path, [record(f"{s}/a.png", s, split=s) for s in splits], {NO_CAPTION: ["a.png"]})
+    skipped = {NO_CAPTION: ["a.png"], ONLY.format("sidecar", "--format sidecar"): ["a.png"]}
+    expect(tmp_path, [record(f"{s}/a.png", s, split=s) for s in splits], skipped)
 
 
 def test_captions_of_several_metadata_files_come_in_the_order_of_their_names(tmp_path):
@@ -103,9 +105,14 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, end):
         expect(tmp_path / folder, {"a.png": "red"})
 
 
-def test_both_kinds_of_metadata_at_once_are_refused(tmp_path):
-    write(tmp_path, "a.png", {"metadata.csv": "", "metadata.jsonl": [row("a.png", "red")]})
-    refused(tmp_path, r"metadata.csv and metadata.jsonl; keep one")
+def test_of_two_kinds_of_metadata_the_one_that_captions_most_is_read(tmp_path):
+    write(tmp_path, "a.png", "b.png", {"metadata.csv": csv_of([("a.png", "one"), ("b.png", "two")]),
+                                       "metadata.jsonl": [row("a.png", "red")]})  # fmt: skip
+    found = expect(tmp_path, {"a.png": "one", "b.png": "two"}, layout="imagefolder")
+    assert found.also == [f"imagefolder, 1 pictures: --data {tmp_path / 'metadata.jsonl'}"]
+    expect(tmp_path / "metadata.jsonl", {"a.png": "red"})
+    write(tmp_path, {"metadata.jsonl": [row("a.png", "red"), row("b.png", "blue")]})
+    expect(tmp_path, {"a.png": "red", "b.png": "blue"})
 
 
 # What is skipped
@@ -141,22 +148,25 @@ def test_paths_that_leave_the_folder_are_skipped_and_counted(tmp_path):
     below = [row("../../outside.png", "out"), row("/etc/passwd", "out"), row("b.png", "in")]
     write(root, {"metadata.jsonl": [row(name, "out") for name in names] + [row("a.png", "in")],
                  "train/metadata.jsonl": below})  # fmt: skip
-    skipped = [f"metadata.jsonl, line {i + 1}" for i in range(len(names))]
-    skipped += [f"train/metadata.jsonl, line {i}" for i in (1, 2)]
+    skipped = [f"{name} (metadata.jsonl, line {i + 1})" for i, name in enumerate(names)]
+    skipped += [f"{r['file_name']} (train/metadata.jsonl, line {i})"
+                for i, r in enumerate(below[:2], start=1)]  # fmt: skip
     expect(root, [record("a.png", "in"), record("train/b.png", "in", split="train")],
            {OUTSIDE: skipped, LINKS: 2})  # fmt: skip
 
 
 def test_backslashes_and_links_that_stay_inside_are_fine(tmp_path):
-    names = ["link.png", "train/..b.png", "train\\a.png"]
+    names = ["link.png", "train/b..c.png", "train\\a.png", "x/../train/d.png"]
     write(
         tmp_path,
         "train/a.png",
-        "train/..b.png",
+        "train/b..c.png",
+        "train/d.png",
         {"metadata.csv": csv_of((name, "x") for name in names)},
     )
     link(tmp_path, "link.png", tmp_path / "train" / "a.png")
-    assert list(splits_of(tmp_path)) == ["link.png", "train/..b.png", "train/a.png"]
+    found = ["link.png", "train/a.png", "train/b..c.png", "train/d.png"]
+    assert list(splits_of(tmp_path)) == found
     assert is_inside(tmp_path, "train/a.png") and not is_inside(tmp_path, "../a.png")
 
 
@@ -264,9 +274,12 @@ def test_text_that_is_not_utf8_is_skipped_and_counted_with_file_and_line(
     expect(tmp_path, {"b.png": "caf\u00e9"}, skipped | lost)
 
 
-def test_a_text_that_is_not_utf8_is_counted_for_each_of_its_pictures(tmp_path):
-    write(tmp_path, "a.png", "a.jpg", "b.png", {"a.txt": b"caf\xe9", "b.txt": "b"})
-    expect(tmp_path, {"b.png": "b"}, {NOT_UTF8: 2})
+def test_of_two_pictures_of_one_name_the_first_has_the_text_and_the_other_is_counted(tmp_path):
+    write(tmp_path, "a.png", "a.jpg", "b.png", {"a.txt": "a", "b.txt": "b"})
+    skipped = {"pictures beside another of the same name, which is read": ["a.png"]}
+    expect(tmp_path, {"a.jpg": "a", "b.png": "b"}, skipped)
+    write(tmp_path, {"a.txt": b"caf\xe9"})
+    expect(tmp_path, {"b.png": "b"}, skipped | {NOT_UTF8: 1})
 
 
 def test_windows_text_with_its_mark_is_read(tmp_path):
@@ -318,8 +331,9 @@ def test_a_table_without_the_columns_is_told_which_it_needs(tmp_path):
 def test_what_is_missing_empty_or_of_another_kind_is_refused_with_what_to_do(tmp_path):
     refused(tmp_path / "nowhere", "nowhere does not exist; --data takes a folder")
     refused(tmp_path, r"no captioned pictures.*nothing.*metadata\.jsonl")
-    write(tmp_path, {"a.rar": "", "a.zip": ""})
-    refused(str(tmp_path / "a.rar"), r"a\.rar is a file of a kind.*takes a folder")
+    write(tmp_path, {"a.doc": "", "a.tar.gz": "", "a.zip": ""})
+    refused(str(tmp_path / "a.doc"), r"a\.doc is a file of a kind.*takes a folder")
+    refused(str(tmp_path / "a.tar.gz"), r"a\.tar\.gz is packed; unpack it \(tar -xf")
     refused(str(tmp_path / "a.zip"), r"a\.zip cannot be read as a zip")
 
 

@@ -126,7 +126,11 @@ def rows_of_csv(text: str, comma: str = ",") -> int:
     if comma == "," and ";" in first and "," not in first:
         comma = ";"
     lines = io.StringIO(text.replace("\0", " "), newline="")
-    rows = [row for row in csv.reader(lines, delimiter=comma) if row]
+    try:
+        rows = [row for row in csv.reader(lines, delimiter=comma, strict=comma == "\t") if row]
+    except csv.Error:  # between tabs, quotes that do not match are letters
+        lines = text.replace("\0", " ").replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        rows = [line.split(comma) for line in lines if line]
     cells = {cell.strip().lower() for cell in rows[0]} if rows else set()
     headed = cells & {*PATH_COLUMNS, *CAPTION_COLUMNS} or not rows[0][0].endswith(".png")
     return len(rows) - bool(headed)

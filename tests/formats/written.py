@@ -15,7 +15,8 @@ from PIL import Image
 from small import SIZE, pixels
 
 from config import DataConfig, UserError
-from formats.layouts import Collection, Record, find_source, read_collection
+from formats.detect import find_source, read_collection
+from formats.layouts import Collection, Record
 
 OLD = 1_000_000_000  # seconds; files changed just now are looked at twice, which costs time
 Files = str | dict[str, str | bytes | list | dict]  # name of an image, or name -> content
