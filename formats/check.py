@@ -149,10 +149,10 @@ def about_captions(opened: OpenedCollection, config: CheckConfig) -> Told:
         if np.median(lengths) <= 2 and several > 0.5:
             problems.append("texts seem to hold a tag a line, of which each is read as a caption; "
                             "put them in one line, with commas between")  # fmt: skip
-    for what, pattern in ODD_CAPTIONS.items():
-        if odd := [caption for caption in captions if pattern.search(caption)]:
-            problems.append(f"{len(odd):,} captions {what} (e.g. {odd[0][:60]!r})")
     held_out = opened.captions(opened.splits["validation"])
+    for what, pattern in ODD_CAPTIONS.items():
+        if odd := [caption for caption in (*captions, *held_out) if pattern.search(caption)]:
+            problems.append(f"{len(odd):,} captions {what} (e.g. {odd[0][:60]!r})")
     words = [word for caption in held_out for word in split_words(caption)]
     if words:
         known = sum(word in tokenizer.ids for word in words) / len(words)

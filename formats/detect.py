@@ -76,6 +76,12 @@ def read_collection(source: Source) -> Collection:
             found.append((candidate, READERS[candidate.layout](candidate)))
         except UserError as error:
             errors.append(error)
+    if source.layout == "auto" and not source.entries and not any(c.records for _, c in found):
+        # A json without captions is no table of which a column is missing, most are about others.
+        beside = replace(source, layout="sidecar")
+        found = [c for c in found if not str(c[0].entries).endswith(".json',)")] or [
+            (beside, READERS["sidecar"](beside))
+        ]
     chosen, collection = max(found, key=lambda c: len(c[1].records), default=(source, None))
     if errors and not (collection and collection.records):
         raise errors[0]

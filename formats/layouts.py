@@ -214,9 +214,7 @@ def read_sidecar(source: Source) -> Collection:
         of_folder = source.layout == "kohya" and REPEATED.fullmatch(folder_name(name))
         text, captions = texts.get(name) or texts.get(stem_of(name)), None
         if source.layout == "kohya" and "reg" in name.split("/")[:-1]:
-            skipped[
-                "regularisation pictures of kohya (reg), which this model has no use for"
-            ].append(name)
+            skipped["regularisation pictures of kohya (reg), which are of no use here"].append(name)
         elif text and used.setdefault(text, name) != name:
             skipped["pictures beside another of the same name, which is read"].append(name)
         elif text:

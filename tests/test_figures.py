@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 from small import pixels
 
+import figures
 from figures import CAPTION, COLUMNS, GAP, IMAGE, LABEL, TITLE, save_prompts, save_samples
 
 
@@ -42,3 +43,18 @@ def test_a_sheet_of_prompts_shows_two_prompts_on_a_line_and_every_seed(tmp_path)
         large = image.repeat(2, axis=1).repeat(2, axis=2).transpose(1, 2, 0)
         windows = np.argwhere((sheet == large[0, 0]).all(axis=2))
         assert any(np.array_equal(sheet[y : y + IMAGE, x : x + IMAGE], large) for y, x in windows)
+
+
+def test_letters_that_the_usual_font_lacks_come_from_another_that_has_them(capsys):
+    path = figures.findfont("STIXGeneral")  # one that comes with matplotlib
+    others = figures._letters_of(path) - figures._letters_of(figures.findfont("DejaVu Sans"))
+    letter = min(letter for letter in others if letter.isprintable())
+    fonts = figures.fonts_for(["a bird", letter])
+    assert fonts[0] == "DejaVu Sans" and len(fonts) > 1 and not capsys.readouterr().out
+
+
+def test_letters_that_no_font_has_are_told_once(monkeypatch, capsys):
+    monkeypatch.setattr(figures.fontManager, "ttflist", [])
+    for _ in range(2):
+        assert figures.fonts_for(["a bird \U0001fa7f"]) == ["DejaVu Sans"]
+    assert capsys.readouterr().out.count("no font here has \U0001fa7f") == 1

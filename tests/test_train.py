@@ -291,6 +291,15 @@ def test_a_run_from_other_weights_begins_with_their_drawings_at_latent_0(image_f
         )
 
 
+def test_a_log_in_a_file_holds_plain_lines_with_the_numbers(image_folder, capsys):
+    train.main(tiny(image_folder, run="told"))
+    lines = capsys.readouterr().err.splitlines()
+    assert not any("\r" in line or "img/s" in line for line in lines)
+    of = [line for line in lines if " of 96 images, " in line]
+    assert of[0].startswith("16 of 96 images, train (16 px): largest total ")
+    assert any("96 of 96 images, validation (32 px): regression loss " in line for line in of)
+
+
 def test_how_long_a_run_takes_is_told_and_changes_no_bit(image_folder, monkeypatch, capsys):
     told = train.main(tiny(image_folder, run="not-told"))
     assert "(each one about 2 times); 40 times are --images 2280," in capsys.readouterr().out
