@@ -230,7 +230,7 @@ class DataConfig:
 
     data: str = setting("", "captioned images: folder, .zip, .tar or table; none: the scenes")
     format: str = setting("auto", "layout of --data; auto: see for yourself", (
-        "auto", "imagefolder", "sidecar", "kohya", "coco", "webdataset", "c10", "table"
+        "auto", "imagefolder", "sidecar", "kohya", "coco", "webdataset", "table"
     ))  # fmt: skip
     image_dir: str = setting("", "where the images of a table or json lie, if not beside it")
     caption_from: str = setting("", "names of what are the captions", ("", "dirname", "filename"))

@@ -18,7 +18,6 @@ from formats.layouts import (
     READERS,
     REPEATED,
     TABLE_SUFFIXES,
-    TEXT_SUFFIXES,
     Collection,
     Source,
     apply_split_lists,
@@ -73,31 +72,41 @@ def read_collection(source: Source) -> Collection:
     errors: list[UserError] = []
     for candidate in candidates(source):
         try:
-            found.append((candidate, READERS[candidate.layout](candidate)))
+            collection = READERS[candidate.layout](candidate)
         except UserError as error:
             errors.append(error)
-    if source.layout == "auto" and not source.entries and not any(c.records for _, c in found):
-        # A json without captions is no table of which a column is missing, most are about others.
-        beside = replace(source, layout="sidecar")
-        found = [c for c in found if not str(c[0].entries).endswith(".json',)")] or [
-            (beside, READERS["sidecar"](beside))
-        ]
-    chosen, collection = max(found, key=lambda c: len(c[1].records), default=(source, None))
+            continue
+        # A json that captions nothing is hardly ever meant to.
+        is_json = str(*candidate.entries[:1]).lower().endswith(".json")
+        if collection.records or not is_json or source.entries:
+            found.append((candidate, collection))
+    # Of equals the first; where nothing is read, one that there are files of.
+    found.sort(key=lambda c: (len(c[1].records) or 0.5 * bool(c[0].entries)), reverse=True)
+    chosen, collection = found[0] if found else (source, None)
     if errors and not (collection and collection.records):
         raise errors[0]
-    if errors:
-        collection.skipped["files that cannot be read"] += map(str, errors)
-    if len(found) > 1:
-        name_others(collection, [(c, other) for c, other in found if other is not collection])
+    collection.skipped["files that cannot be read"] += map(str, errors)
+    ours = {record.path for record in collection.records if len(found) > 1}
+    for other, its in found:
+        if other is chosen or not (its.records or other.entries):
+            continue
+        way = f"--format {other.layout}"
+        if other.layout == "table" or len(other.entries) == 1:
+            way = f"--data {other.texts.root / other.entries[0]}"
+        num = f"{len(its.records):,}" if its.records else "no"
+        collection.also.append(f"{other.layout}, {num} pictures: {way}")
+        lost = sorted(record.path for record in its.records if record.path not in ours)
+        if len(lost) > FEW * len(ours):
+            collection.skipped[f"pictures that only {other.layout} captions ({way})"] += lost
     collection.records.sort(key=lambda record: record.path)
     apply_split_lists(chosen, collection)
     for place in {id(p): p for p in (source.place, source.texts)}.values():
         for reason, names in place.skipped.items():
             collection.skipped[reason] += names
-    if chosen.whole and (unread := [n for n in source.place.files if n.lower().endswith(UNREAD)]):
-        collection.skipped[CONVERT] += unread
-    packed = [name for name in source.texts.files if name.lower().endswith(PACKED)]
-    if packed and chosen.layout == "webdataset":
+    if chosen.whole:
+        collection.skipped[CONVERT] += ending_in(UNREAD, source)
+    packed = ending_in(PACKED, source)
+    if chosen.layout == "webdataset":
         collection.skipped["packed tars, which are to be unpacked to .tar first"] += packed
     elif packed:
         collection.also.append(f"{packed[0]}, which is packed and not read")
@@ -108,18 +117,8 @@ def read_collection(source: Source) -> Collection:
     return collection
 
 
-def name_others(collection: Collection, others: list[tuple[Source, Collection]]) -> None:
-    """Tell what else is there; images that only it captions, if they are many, are skipped ones."""
-    ours = {record.path for record in collection.records}
-    for source, other in others:
-        way = f"--format {source.layout}"
-        if source.layout == "table" or len(source.entries) == 1:
-            way = f"--data {source.texts.root / source.entries[0]}"
-        lost = sorted(record.path for record in other.records if record.path not in ours)
-        num = f"{len(other.records):,}" if other.records else "no"
-        collection.also.append(f"{source.layout}, {num} pictures: {way}")
-        if len(lost) > FEW * len(ours):
-            collection.skipped[f"pictures that only {source.layout} captions ({way})"] += lost
+def ending_in(suffixes: tuple[str, ...], source: Source) -> list[str]:
+    return [name for name in source.texts.files if name.lower().endswith(suffixes)]
 
 
 def candidates(source: Source) -> list[Source]:
@@ -128,12 +127,9 @@ def candidates(source: Source) -> list[Source]:
     if source.layout != "auto":
         found = [c for c in found if c[0] == source.layout] or [(source.layout, source.entries)]
     if source.place is not source.texts:
-        layouts = {layout for layout, _ in found}
         found = [c for c in found if c[0] in ELSEWHERE]
-        if not found:
-            raise UserError(f"--image-dir is for tables and annotations; {source.texts.root} is "
-                            f"{' or '.join(sorted(layouts)) or 'neither'}")  # fmt: skip
-    found = found or [("sidecar", ())]
+    if not found:
+        raise UserError(f"--image-dir is for tables and annotations; {source.texts.root} has none")
     return [replace(source, layout=layout, entries=entries or ()) for layout, entries in found]
 
 
@@ -147,7 +143,6 @@ def signs(source: Source) -> Iterator[tuple[str, tuple[str, ...] | None]]:
     folders = {posixpath.dirname(n) for n in (*images, *names)}
     tops = {f.partition("/")[0] for f in folders}  # one of them: a zip of a folder
     base = f"{next(iter(tops))}/" if len(tops) == 1 else ""
-    outer = {part for f in folders for part in f.split("/")[:2]}
     stems = {*images, *map(stem_of, images)}
     alone = [n for n in names if stem_of(n) not in stems]  # beside no image
 
@@ -156,26 +151,16 @@ def signs(source: Source) -> Iterator[tuple[str, tuple[str, ...] | None]]:
             yield "imagefolder", tuple(n for n in names if posixpath.basename(n) == metadata)
     annotations = [n for n in alone if is_coco(source, n, base)]
     yield "coco", tuple(annotations)
-    tables = [
-        n for n in names
-        if (source.entries or "/" not in n.removeprefix(base))
-        and n not in annotations
-        and (source.entries or posixpath.basename(n) not in METADATA_NAMES)
-        and (n.lower().endswith(TABLE_SUFFIXES[:3]) or n in alone)
-        and (n.lower().endswith(TABLE_SUFFIXES)
-             or n.lower().endswith(".txt") and begins_as_table(source.texts, n))
-    ]  # fmt: skip
+    tables = [n for n in names if n not in annotations and (source.entries or (
+        "/" not in n.removeprefix(base) and posixpath.basename(n) not in METADATA_NAMES
+        and (n.lower().endswith(TABLE_SUFFIXES) or begins_as_table(source.texts, n))
+        and (n in alone or not n.lower().endswith((".json", ".txt")))))]  # fmt: skip
     yield "table", tuple(n for n in tables if split_in_name(n))  # train.csv, test.csv: one
     for name in tables:
         if not split_in_name(name):
             yield "table", (name,)
-    if "text_c10" in outer or ("text" in outer and outer & {"CUB_200_2011", "images", "jpg"}):
-        yield "c10", None
     repeated = sum(bool(REPEATED.fullmatch(folder_name(n))) for n in images)
-    if 2 * repeated > len(images):
-        yield "kohya", None
-    elif any(n.lower().endswith(TEXT_SUFFIXES) and stem_of(n) in stems for n in names):
-        yield "sidecar", None
+    yield "kohya" if 2 * repeated > len(images) else "sidecar", None
     if isinstance(source.texts, Folder):
         yield "webdataset", tuple(n for n in names if n.lower().endswith(".tar"))
 
@@ -188,9 +173,7 @@ def nothing_found(source: Source, collection: Collection) -> UserError:
     told = f"no captioned pictures in {root} ({source.layout}; it holds {what}; skipped: "
     told += f"{collection.skipped_line()}); "
     images = any(map(is_image_name, files))
-    inside = [
-        suffix for suffix in (".zip", *PACKED) if any(n.lower().endswith(suffix) for n in files)
-    ]
+    packed = [s for s in (".zip", *PACKED) if ending_in((s,), source)]
     if source.layout == "table":
         row = next((row for e in source.entries for _, row in rows_of(source.texts, e, print)), {})
         columns = ", ".join(map(str, row)) or "none"
@@ -202,8 +185,8 @@ def nothing_found(source: Source, collection: Collection) -> UserError:
         )
     if NOT_TOGETHER in collection.skipped:
         return UserError(told + "pack the tar anew: tar --sort=name -cf FILE FOLDER")
-    if inside and not images:
-        return UserError(f"{told}unpack what is packed ({', '.join(inside)}), and name the folder")
+    if packed and not images:
+        return UserError(f"{told}unpack what is packed ({', '.join(packed)}), and name the folder")
     if seen.keys() & {*WITH_PIXELS} and not images:
         files = f'load_dataset("parquet", data_files="{root}/**/*.parquet", split="train")'
         read = f'load_from_disk("{root}")' if ".arrow" in seen else files

@@ -1,11 +1,10 @@
 """Which captions belong to which images? A reader for each layout that collections come in.
 
     imagefolder   metadata.jsonl, .csv or .parquet with file_name and text, in any folder
-    sidecar       a .txt or .caption beside each image
+    sidecar       a .txt or .caption beside each image, or in folders of their own, as CUB birds
     kohya         the same in folders called <repeats>_<words>, the words standing in for captions
     coco          annotations/captions_*.json, or Karpathy's json
     webdataset    tar shards of images and texts with the same key, as img2dataset writes them
-    c10           CUB birds or Oxford flowers with text_c10/ (Reed) or text/ (AttnGAN, DF-GAN)
     table         one .csv, .tsv, .jsonl or .json with a path and a caption in each row
     names         names of folders or files, where --caption-from asks for it
 
@@ -48,6 +47,8 @@ from formats.texts import (
 )
 
 ALONE = ".txt without a picture"
+SHARED = "texts beside another of the same name"
+OF_CUB = re.compile(r"(.*/)?(\w*classes|images|bounding_boxes|\w+_labels|\w+_split)\.txt")
 AMBIGUOUS = "pictures that several names may mean"
 DAMAGED_BOXES = "bounding boxes that are damaged"
 DAMAGED_LIST = "lists of test pictures that are damaged"
@@ -60,14 +61,10 @@ SPLITS = {"train": "train", "training": "train", "restval": "train", "test": "te
           "testing": "test", "eval": "test", "evaluation": "test", "validation": "validation",
           "valid": "validation", "val": "validation", "dev": "validation"}  # fmt: skip
 # What COCO's annotations and Karpathy's are called where they do not lie at the top.
-ANNOTATIONS = re.compile(
-    r"(.*/)?annotations/(.*/)?(captions|dataset)_.+\.json|.+\.coco\.json", re.I
-)
+ANNOTATIONS = re.compile(r"(.*/)?(annotations/(.*/)?(captions|dataset)_.+|.+\.coco)\.json", re.I)
 # How they usually begin.
 IMAGES = re.compile(rb'\s*\{\s*("info"\s*:\s*\{[^{}]*\}\s*,\s*)?"images"\s*:\s*\[')
-FILE_NAMES = re.compile(
-    r"(.+_)?file_names?"
-)  # columns of images; the first is the only one of most
+FILE_NAMES = re.compile(r"(.+_)?file_names?")  # columns of images, where there are several
 EXACT = sys.maxsize
 LOOKED_AT = 100_000  # images among which a name is looked for that is nearly what is missing
 REPEATED = re.compile(r"([1-9]\d{0,2})_(\S.*)")  # kohya's name of a folder
@@ -134,17 +131,15 @@ def read_rows(source: Source) -> Collection:
                 name for column, cell in row.items() if FILE_NAMES.fullmatch(column)
                 for name in (cell if isinstance(cell, list) else [cell])
             ]  # fmt: skip
-            folders = (posixpath.dirname(entry), "")
-            names = [NUMBERED.sub("", name) if is_text(name) else name for name in names]
-            gathered.add_row(where, folders, names, caption_cell(row), row.get("split") or split)
+            split_told = row.get("split") or split
+            gathered.add_row(where, posixpath.dirname(entry), names, caption_cell(row), split_told)
     return gathered.collection()
 
 
 def read_coco(source: Source) -> Collection:
     """COCO captions: annotations/captions_*.json, {"images": [{"id", "file_name"}], "annotations":
     [{"image_id", "caption"}]}; or Karpathy's {"images": [{"filepath", "filename", "split",
-    "sentences": [{"raw"}]}]}. Images are looked for in <split><year>/, images/<split><year>/,
-    images/ and the root. COCO's split is told by the name of the file.
+    "sentences": [{"raw"}]}]}. COCO's split is told by the name of the file.
     """
     gathered = Gathered(source)
     for name in source.entries:
@@ -154,7 +149,6 @@ def read_coco(source: Source) -> Collection:
             continue
         part = posixpath.splitext(posixpath.basename(name))[0].split("_")[-1]  # train2014
         split = SPLITS.get(part.rstrip("0123456789").lower())
-        folders = (part, f"images/{part}", "images", posixpath.dirname(name), "")
         known: dict[object, str] = {}
         for i, image in enumerate(data["images"]):
             where = f"{name}, images[{i}]"
@@ -165,8 +159,7 @@ def read_coco(source: Source) -> Collection:
             if isinstance(file_name, str) and isinstance(image.get("sentences"), list):
                 below = image.get("filepath") if isinstance(image.get("filepath"), str) else ""
                 texts = [s.get("raw") for s in image["sentences"] if isinstance(s, dict)]
-                places = [f"{folder}/{below}".strip("/") for folder in ("", "images")]
-                gathered.add_row(where, (*places, *folders), [file_name], texts, image.get("split"))
+                gathered.add_row(where, below, [file_name], texts, image.get("split"))
             elif isinstance(file_name, str) and isinstance(image.get("id"), (int, str)):
                 if known.setdefault(image["id"], file_name) != file_name:
                     gathered.skip("images with the id of another", where)
@@ -181,7 +174,7 @@ def read_coco(source: Source) -> Collection:
                 gathered.skip(NO_IMAGE, where)
                 continue
             undescribed.pop(number, None)
-            gathered.add_row(where, folders, [known[number]], annotation.get("caption"), split)
+            gathered.add_row(where, part, [known[number]], annotation.get("caption"), split)
         if not source.whole:  # else counted below, with all that no annotation names
             for file_name in undescribed.values():
                 gathered.skip(NO_CAPTION, file_name)
@@ -190,8 +183,13 @@ def read_coco(source: Source) -> Collection:
 
 def read_sidecar(source: Source) -> Collection:
     """Images with a .txt or .caption of the same name beside them (1.txt, or 1.png.txt); each line
-    of it that is not empty is a caption. Or a .json that holds one, as img2dataset writes it. A
-    folder called train, validation or test tells the split.
+    of it that is not empty is a caption. Or a .json that holds one, as img2dataset writes it. Texts
+    in folders of their own belong to the images whose paths end like theirs: so come CUB birds and
+    Oxford flowers, in text_c10/<class>/<name>.txt (Reed et al. 2016) or text/<class>/<name>.txt (Xu
+    et al. 2018, AttnGAN), the images in [CUB_200_2011/]images/<class>/ or jpg/.
+
+    Splits: testclasses.txt (Reed), else test/filenames.pickle (AttnGAN), else a folder called
+    train, validation or test tells it. Bounding boxes: CUB_200_2011/bounding_boxes.txt.
 
     The same for kohya, whose folders are called <repeats>_<words>: an epoch shows their images so
     often, and the words are the caption of those that have no text beside them.
@@ -206,14 +204,26 @@ def read_sidecar(source: Source) -> Collection:
             if its_suffix.lower() != suffix or texts.setdefault(stem, name) == name:
                 continue
             if suffix != ".json":  # which img2dataset writes, too
-                skipped["texts beside another of the same name"].append(name)
+                skipped[SHARED].append(name)
+    images = [name for name in place.files if is_image_name(name)]
+    found = {name: texts.get(name) or texts.get(stem_of(name)) for name in images}
+    beside, folders = {*found.values()}, {*map(posixpath.dirname, images)}
+    for stem, text in texts.items():
+        if text not in beside and posixpath.dirname(text) not in folders:
+            path, _ = place.find_tail(stem)
+            if path and found[path]:
+                skipped[SHARED].append(text)
+                beside.add(text)
+            elif path:
+                found[path] = text
+    test, boxes = names_of_test(place, skipped), read_boxes(place, skipped)
     used: dict[str, str] = {}  # path of the text -> of its image
-    for name in place.files:
-        if not is_image_name(name):
-            continue
-        of_folder = source.layout == "kohya" and REPEATED.fullmatch(folder_name(name))
-        text, captions = texts.get(name) or texts.get(stem_of(name)), None
-        if source.layout == "kohya" and "reg" in name.split("/")[:-1]:
+    for name, text in found.items():
+        captions, of_folder = (
+            None,
+            source.layout == "kohya" and REPEATED.fullmatch(folder_name(name)),
+        )
+        if of_folder and "reg" in name.split("/"):
             skipped["regularisation pictures of kohya (reg), which are of no use here"].append(name)
         elif text and used.setdefault(text, name) != name:
             skipped["pictures beside another of the same name, which is read"].append(name)
@@ -223,13 +233,19 @@ def read_sidecar(source: Source) -> Collection:
             captions = (clean_caption(of_folder[2]),)
         else:
             skipped["pictures without a .txt"].append(name)
-            continue
+        key = "/".join(stem_of(text or name).split("/")[-2:])  # <class>/<name>
+        split = ("test" if test & {key, *key.split("/")} else "train") if test else split_of(name)
         if captions:
             repeats = int(of_folder[1]) if of_folder else 1
-            collection.records.append(Record(name, captions, split_of(name), repeats=repeats))
+            collection.records.append(
+                Record(name, captions, split, box=boxes.get(key), repeats=repeats)
+            )
         elif captions is not None:
             skipped["pictures with an empty .txt"].append(name)
-    skipped[ALONE] += sorted(n for n in texts.values() if n not in used and not n.endswith(".json"))
+    alone = {*texts.values()} - used.keys() - beside
+    for name in sorted(alone):
+        if not name.lower().endswith(".json") and not OF_CUB.fullmatch(name):
+            skipped[ALONE].append(name)
     return collection
 
 
@@ -249,65 +265,22 @@ def read_names(source: Source) -> Collection:
     return collection
 
 
-def read_c10(source: Source) -> Collection:
-    """CUB birds and Oxford flowers with ten captions an image: text_c10/<class>/<name>.txt (Reed
-    et al. 2016) or text/<class>/<name>.txt (Xu et al. 2018, AttnGAN), and the images as their
-    authors pack them: [CUB_200_2011/]images/<class>/<name>.jpg or jpg/<name>.jpg.
-
-    Splits: testclasses.txt (Reed), else test/filenames.pickle (AttnGAN), of which only the names
-    are read, nothing is unpickled. Bounding boxes: CUB_200_2011/bounding_boxes.txt.
-    """
-    place = source.place
-    collection = Collection(source.name, source.layout, place, [])
-    skipped = collection.skipped
-    images = {}  # <class>/<name>, and <name> where there is one of it -> path
-    for name in filter(is_image_name, place.files):
-        parts = posixpath.splitext(name)[0].split("/")
-        images.setdefault("/".join(parts[-2:]), name)
-        images[parts[-1]] = None if parts[-1] in images else name
-    test: set[str] = set()
+def names_of_test(place: Place, skipped: Skipped) -> set[str]:
+    """Of what Reed or AttnGAN set aside: classes, names of images, or both. Pickles are read as
+    text, up to where they are damaged; nothing in them is run."""
+    found: set[str] = set()
     for name in place.files:
         if posixpath.basename(name) == "testclasses.txt":
-            test.update(read_text(place, name).split())
+            found.update(read_text(place, name).split())
         elif name.endswith("test/filenames.pickle"):
-            test |= names_in_pickle(place, name, skipped)
-    boxes = read_boxes(place, skipped)
-    used = set()
-    for name in place.files:
-        parts = name.split("/")
-        if parts[-1].endswith(".txt") and len(parts) > 1 and {"text", "text_c10"} & set(parts[:-1]):
-            stem = parts[-1][: -len(".txt")]
-            key = f"{parts[-2]}/{stem}"
-            path = images.get(key) or images.get(stem)
-            if path is None:
-                skipped[NO_IMAGE].append(name)
-                continue
-            captions = lines_of(place, name, skipped)
-            if captions == ():
-                skipped["pictures with an empty .txt"].append(name)
-            elif captions and path in used:
-                skipped["texts beside another of the same name"].append(name)
-            elif captions:
-                split = ("test" if test & {key, stem, parts[-2]} else "train") if test else None
-                collection.records.append(Record(path, captions, split, box=boxes.get(key)))
-            used.add(path)
-    for name in filter(is_image_name, place.files):
-        if name not in used:
-            skipped[NO_CAPTION].append(name)
-    return collection
-
-
-def names_in_pickle(place: Place, name: str, skipped: Skipped) -> set[str]:
-    """The strings in a pickle, read as text: nothing in it is run. Up to where it is damaged."""
-    names = set()
-    try:
-        with place.open(name) as file:
-            for _, argument, _ in pickletools.genops(file.read()):
-                if isinstance(argument, str):
-                    names.add(argument)
-    except Exception as error:  # bytes that are no pickle
-        skipped[DAMAGED_LIST].append(f"{name} ({error})")
-    return names
+            try:
+                with place.open(name) as file:
+                    for _, argument, _ in pickletools.genops(file.read()):
+                        if isinstance(argument, str):
+                            found.add(argument)
+            except Exception as error:  # bytes that are no pickle
+                skipped[DAMAGED_LIST].append(f"{name} ({error})")
+    return found
 
 
 def read_boxes(place: Place, skipped: Skipped) -> dict[str, Box]:
@@ -353,7 +326,7 @@ def read_webdataset(source: Source) -> Collection:
 
 READERS: dict[str, Callable[[Source], Collection]] = {
     "imagefolder": read_rows, "sidecar": read_sidecar, "kohya": read_sidecar,
-    "coco": read_coco, "webdataset": read_webdataset, "c10": read_c10, "table": read_rows,
+    "coco": read_coco, "webdataset": read_webdataset, "table": read_rows,
     "names": read_names,
 }  # fmt: skip
 
@@ -391,11 +364,9 @@ class Gathered:
     def skip(self, reason: str, where: str) -> None:
         self.skipped[reason].append(where)
 
-    def add_row(
-        self, where: str, folders: tuple[str, ...], names: list, cell: object, split: object
-    ) -> None:
-        """The images `names`, seen from the first of `folders` that has them, get the captions in
-        `cell`, a string or a list."""
+    def add_row(self, where: str, folder: str, names: list, cell: object, split: object) -> None:
+        """The images `names`, seen from `folder` or the root, or wherever paths end so, get the
+        captions in `cell`, a string or a list."""
         texts = cell if isinstance(cell, list) else [cell]
         texts, names = [*filter(is_text, texts)], [name for name in names if is_text(name) and name]
         if any(map(BROKEN.search, (*texts, *names))):
@@ -406,13 +377,13 @@ class Gathered:
         if not found:
             return self.skip("rows without a caption", where)
         place, split = self.source.place, clean_caption(split).lower()
-        folder = posixpath.dirname(where.partition(", ")[0])
         for name in names:
-            path = next(filter(None, (place.find(f, name) for f in folders)), "")
-            fits = sys.maxsize
+            name, fits = NUMBERED.sub("", name), EXACT
+            path = place.find(folder, name) or place.find("", name)
             if not path:
-                path, fits = place.find_tail(name)
-            reason = self.claim(path, fits, name) if path else place.why_not(folder, name)
+                path, fits = place.find_tail(posixpath.join(folder, name))
+            of_table = posixpath.dirname(where.partition(", ")[0])
+            reason = self.claim(path, fits, name) if path else place.why_not(of_table, name)
             if reason:
                 self.skip(reason, f"{name} ({where})")
                 continue
@@ -442,20 +413,15 @@ class Gathered:
 
     def collection(self) -> Collection:
         """All of them, and the images that no row names counted."""
-        records: list[Record] = []
-        source = self.source
+        records, source = [], self.source
         if missing := self.skipped.get(MISSING):
-            images = (name for name in source.place.files if is_image_name(name))
-            unnamed = islice((name for name in images if name not in self.captions), LOOKED_AT)
-            near = {posixpath.basename(name): name for name in unnamed}
+            unnamed = (n for n in source.place.files if is_image_name(n) and n not in self.captions)
+            near = {posixpath.basename(name): name for name in islice(unnamed, LOOKED_AT)}
             wanted = re.split(r"[/\\]", missing[0].partition(" (")[0])[-1]
             if close := get_close_matches(wanted, near, n=1, cutoff=0.8):
                 missing[0] += f"; there is {near[close[0]]}"
-        # The names of the place come first, and what is taken over is removed: two lists of
-        # millions, or their paths twice, would fill the memory.
         for path in source.place.files:
-            captions = self.captions.pop(path, ())
-            if captions:
+            if captions := self.captions.pop(path, ()):  # millions of them, twice, are too many
                 split = self.splits.get(path) or split_of(path)
                 records.append(Record(path, captions, split))
             elif source.whole and is_image_name(path):
@@ -495,10 +461,8 @@ def apply_split_lists(source: Source, collection: Collection) -> None:
             collection.skipped[ALONE] = [n for n in collection.skipped[ALONE] if n != name]
             gone = [line for line, path in zip(lines, named, strict=True) if not path]
             collection.skipped[f"pictures missing that {name} names"] += gone
-    if splits:
-        collection.records[:] = [
-            r._replace(split=splits.get(r.path, r.split)) for r in collection.records
-        ]
+    for i, record in enumerate(collection.records if splits else ()):
+        collection.records[i] = record._replace(split=splits.get(record.path, record.split))
 
 
 def folder_name(path: str) -> str:

@@ -12,7 +12,7 @@ import unicodedata
 import zipfile
 from collections import defaultdict, deque
 from collections.abc import Iterator
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from io import BytesIO
 from itertools import takewhile
 from pathlib import Path
@@ -49,14 +49,7 @@ class Place:
     def find(self, folder: str, name: str) -> str:
         """The path of the file that is called `name` seen from `folder`; "" where there is none."""
         path = join(folder, name)
-        if path is None or path in self.files:
-            return path or ""
-        # macOS writes accents in another way than those who type them.
-        return self.normalised.get(unicodedata.normalize("NFC", path), "")
-
-    @cached_property
-    def normalised(self) -> dict[str, str]:
-        return {unicodedata.normalize("NFC", path): path for path in self.files}
+        return path if path in self.files else ""
 
     def find_tail(self, name: str) -> tuple[str, int]:
         """The image whose path ends like `name`, wherever that was written, and how many of its

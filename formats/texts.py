@@ -160,7 +160,9 @@ def lines_one_by_one(place: Place, name: str) -> Iterator[str]:
 
 
 def begins_as_table(place: Place, name: str) -> bool:
-    """Whether a .txt is a table, as of Flickr8k: its first line names columns, or an image."""
+    """Whether it is a .txt whose first line names columns, or an image, as Flickr8k has it."""
+    if not name.lower().endswith(".txt"):
+        return False
     try:
         with place.open(name) as file:
             first = file.read(4096)

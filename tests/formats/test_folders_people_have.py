@@ -85,7 +85,7 @@ def test_2_a_packed_or_stray_tar_decides_nothing(tmp_path):
     bird = "CUB_200_2011/images/001.A_b/bird_0.jpg"
     root = write(tmp_path / "birds", bird, {"text_c10/001.A_b/bird_0.txt": "a bird",
                                             "CUB_200_2011.tgz": b"packed"})  # fmt: skip
-    assert expect(root, {bird: "a bird"}, layout="c10").also == [
+    assert expect(root, {bird: "a bird"}, layout="sidecar").also == [
         "CUB_200_2011.tgz, which is packed and not read"
     ]
     root = write(tmp_path / "data", *names(), sidecars(), {"stray.tar": tar_of({"a.py": "1"})})

@@ -29,13 +29,12 @@ from written import (
 )
 
 from config import UserError
-from formats.layouts import DAMAGED_BOXES
+from formats.layouts import ALONE, DAMAGED_BOXES, SHARED
 from formats.places import LINKS, MISSING, OUTSIDE
 from formats.tars import DAMAGED, NO_CAPTION, NO_IMAGE, OTHER, SPECIAL
 from formats.texts import MAX_TEXT, NOT_UTF8
 
 TWICE = "files that are twice in one sample"
-SHARED = "texts beside another of the same name"
 EMPTY, NO_TEXT = "rows without a caption", "pictures without a .txt"
 NAMED_LIKE_NUMBERS = ["007", "None", "NaN", "1e3", "TRUE", "null"]  # pandas would change them
 
@@ -426,7 +425,7 @@ def test_tars_that_are_none_or_packed_are_counted_and_told_what_to_do(tmp_path):
     expect(tmp_path, {"0.tar/000000000.jpg": "no 0"}, {DAMAGED: 2, told: ["0.tar.gz", "1.tgz"]})
 
 
-# c10: CUB birds and Oxford flowers
+# CUB birds and Oxford flowers
 
 
 BIRD = "001.Black_footed_Albatross/Black_Footed_Albatross_0001_796111"
@@ -448,7 +447,7 @@ def test_reeds_birds_are_read_with_their_test_classes(tmp_path):
         "testclasses.txt": "200.Common_Yellowthroat\n",
         "trainvalclasses.txt": "001.Black_footed_Albatross\n",
     })  # fmt: skip
-    expect(tmp_path, CUB, layout="c10")
+    expect(tmp_path, CUB, layout="sidecar")
 
 
 def test_reeds_flowers_lie_flat_in_jpg(tmp_path):
@@ -458,15 +457,15 @@ def test_reeds_flowers_lie_flat_in_jpg(tmp_path):
           {f"text_c10/{name}.txt": text for name, text in texts.items()})  # fmt: skip
     records = [record("jpg/1.jpg", "blue", split="test"),
                record("jpg/6734.jpg", "pink", "round", split="train")]  # fmt: skip
-    skipped = {NO_IMAGE: ["text_c10/class_00077/99.txt"],
-               "pictures with an empty .txt": ["text_c10/class_00077/2.txt"]}  # fmt: skip
-    expect(tmp_path, records, skipped, "c10")
+    skipped = {ALONE: ["text_c10/class_00077/99.txt"],
+               "pictures with an empty .txt": ["jpg/2.jpg"]}  # fmt: skip
+    expect(tmp_path, records, skipped, "sidecar")
 
 
 def test_pictures_that_no_text_is_about_and_texts_that_are_broken_are_counted(tmp_path):
     alone = "CUB_200_2011/images/001.Black_footed_Albatross/x.jpg"
     write(tmp_path, cub("text_c10"), alone, {f"text_c10/{BIRD}.txt": b"a bird\ncaf\xe9\n"})
-    skipped = {NOT_UTF8: [f"text_c10/{BIRD}.txt, line 2"], NO_CAPTION: [alone]}
+    skipped = {NOT_UTF8: [f"text_c10/{BIRD}.txt, line 2"], NO_TEXT: [alone]}
     expect(tmp_path, {PATHS[1]: ("bird 1", "the bird 1")}, skipped)
 
 
@@ -497,7 +496,7 @@ def test_attngans_birds_are_read_and_their_pickle_is_not_run(tmp_path, monkeypat
         "captions.pickle": bomb, "test/filenames.pickle": names,
         "train/filenames.pickle": pickle.dumps([BIRD]),
     })  # fmt: skip
-    expect(root, CUB, layout="c10")
+    expect(root, CUB, layout="sidecar")
     assert not (tmp_path / "the_pickle_was_run").exists()
     pickle.loads(bomb)  # which would be run if it were loaded
     assert (tmp_path / "the_pickle_was_run").exists()
@@ -512,7 +511,7 @@ def test_attngans_coco_has_texts_without_folders(tmp_path):
            "text/twice.txt": "of which of them?"})  # fmt: skip
     splits = ("train", "train", "test")
     records = [record(paths[i], names[i], split=splits[i]) for i in range(3)]
-    skipped = {NO_IMAGE: ["text/twice.txt"], NO_CAPTION: [twice[0], paths[3], twice[1]]}
+    skipped = {ALONE: ["text/twice.txt"], NO_TEXT: [twice[0], paths[3], twice[1]]}
     expect(tmp_path, records, skipped)
 
 
@@ -576,7 +575,7 @@ def test_paths_are_relative_to_the_table_or_to_image_dir(tmp_path):
 
 def test_image_dir_is_refused_where_it_means_nothing_or_is_no_folder(tmp_path):
     write(tmp_path, "a.png", {"a.txt": "a"})
-    told = "--image-dir is for tables and annotations.*is sidecar"
+    told = "--image-dir is for tables and annotations.*has none"
     refused(tmp_path, told, image_dir=str(tmp_path))
     write(tmp_path, {"t.csv": "path,text\na.png,by the table\n"})
     expect(tmp_path, {"a.png": "by the table"}, image_dir=str(tmp_path))
@@ -793,7 +792,6 @@ def test_layouts_that_caption_as_many_have_a_fixed_order(tmp_path):
     steps = [
         ("webdataset", ({"0.tar": tar_of(FOUR[0])},)),
         ("sidecar", ("a.png", {"a.txt": "a"})),
-        ("c10", ("images/1.X/1.png", {"text/1.X/1.txt": "a"})),
         ("table", ({"t.csv": "path,text\na.png,a\n"},)),
         ("coco", ({"annotations/captions_x.json": coco({1: "a.png"}, (1, "a"))},)),
         ("imagefolder", ({"metadata.jsonl": [{"file_name": "a.png", "text": "a"}]},)),
@@ -807,9 +805,9 @@ def test_layouts_that_caption_as_many_have_a_fixed_order(tmp_path):
 
 def test_format_forces_a_layout(tmp_path):
     path = "3_dog/a.png"
-    write(tmp_path, path, "images/1.X/1.png", *COCO, {
+    write(tmp_path, path, *COCO, {
         "3_dog/a.txt": "sidecar", "t.csv": f"path,text\n{path},table\n", "0.tar": tar_of(FOUR[0]),
-        "metadata.jsonl": [{"file_name": path, "text": "imagefolder"}], "text/1.X/1.txt": "c10",
+        "metadata.jsonl": [{"file_name": path, "text": "imagefolder"}],
     })  # fmt: skip
     expected = {
         "imagefolder": [record(path, "imagefolder")],
@@ -817,7 +815,6 @@ def test_format_forces_a_layout(tmp_path):
         "kohya": [record(path, "sidecar", repeats=3)],
         "coco": COCO_TRAIN + COCO_VAL,
         "webdataset": [record("0.tar/000000000.jpg", "no 0")],
-        "c10": [record("images/1.X/1.png", "c10")],
         "table": [record(path, "table")],
     }
     for name, records in expected.items():
@@ -826,9 +823,7 @@ def test_format_forces_a_layout(tmp_path):
         assert [r._replace(span=None) for r in found.records] == records
 
 
-@pytest.mark.parametrize(
-    "name", ["imagefolder", "sidecar", "kohya", "coco", "webdataset", "c10", "table"]
-)
+@pytest.mark.parametrize("name", ["imagefolder", "sidecar", "kohya", "coco", "webdataset", "table"])
 @pytest.mark.parametrize("file", ["x.tar", "x.zip", "t.json", "t.csv", ""])
 def test_a_format_that_does_not_fit_is_refused_or_read_but_never_crashes(tmp_path, name, file):
     pair = ("a.png", {"a.txt": "a"})
