@@ -158,8 +158,8 @@ def about_captions(opened: OpenedCollection, config: CheckConfig) -> Told:
         known = sum(word in tokenizer.ids for word in words) / len(words)
         lines.append(f"  of the words in validation captions, {known:.1%} are in it")
         if known < 0.9:
-            problems.append(f"only {known:.1%} of the words in validation captions are known; with "
-                            "few pictures, --min-count 1 helps")  # fmt: skip
+            more = "; --min-count 1 learns all" if least > 1 else ""
+            problems.append(f"only {known:.1%} of the words in validation captions are known{more}")
     common, num = Counter(captions).most_common(1)[0] if captions else ("", 0)
     if num > max(10, len(captions) / 10):
         problems.append(f"{num:,} of {len(captions):,} captions are the same: {common[:60]!r}")

@@ -81,7 +81,7 @@ def read_collection(source: Source) -> Collection:
         if collection.records or not is_json or source.entries:
             found.append((candidate, collection))
     # Of equals the first; where nothing is read, one that there are files of.
-    found.sort(key=lambda c: (len(c[1].records) or 0.5 * bool(c[0].entries)), reverse=True)
+    found.sort(key=lambda c: len(c[1].records) or 0.5 * bool(c[0].entries), reverse=True)
     chosen, collection = found[0] if found else (source, None)
     if errors and not (collection and collection.records):
         raise errors[0]
