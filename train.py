@@ -65,6 +65,7 @@ from losses import colour_loss, kl_divergence, regression_loss, sliced_wasserste
 from model import TextToImageModel, composite
 from tokenizer import SPECIAL_TOKENS, split_words
 
+SECONDS_UNTOLD = 10  # between plain lines
 LONG = 20_000  # images; how long fewer take is not told
 UPDATE = 1.15  # time of a step / of its losses and gradients
 IGNORED = 1.2  # text_dependence of training captions, below which training warns
@@ -307,6 +308,7 @@ class Log:
         self.last_seconds, self.last_waited = progress.seconds, data.seconds_waited
         self.bar = tqdm(total=config.images, initial=progress.images_seen, unit="img",
                         desc="training", smoothing=0.05, disable=None)  # fmt: skip
+        self.told = -math.inf  # when a plain line was written
         self.write()  # without what a crash left behind the last checkpoint
 
     def write(self) -> None:
@@ -317,8 +319,10 @@ class Log:
             self.progress.unlogged.setdefault(name, []).append(value)
         self.progress.seconds = time.monotonic() - self.began
         self.bar.update(num_images)
-        self.bar.set_postfix(loss=f"{values['total'] or values['completion_loss']:.4f}",
-                             refresh=False)  # fmt: skip
+        loss = f"{values['total'] or values['completion_loss']:.4f}"
+        self.bar.set_postfix(loss=loss, refresh=False)
+        if time.monotonic() - self.told > SECONDS_UNTOLD:
+            self.tell(f"loss={loss}")
 
     def train(self, image_size: int, values: dict[str, float]) -> None:
         """A line of the means since the last one, and of these values."""
@@ -339,11 +343,16 @@ class Log:
         line = {"images": self.progress.images_seen, "split": split, "image_size": image_size}
         self.progress.metrics.append(line | rounded)
         self.write()
+        if split == "validation":
+            self.tell(", ".join(f"{name} {value:g}" for name, value in rounded.items()))
+
+    def tell(self, numbers: str) -> None:
+        """A plain line where there is no progress bar, as what is printed goes to a file."""
         if self.bar.disable:
-            numbers = ", ".join(f"{name.replace('_', ' ')} {rounded[name]:.4g}" for name in rounded
-                                if not name.startswith(("fraction_of", "lr")))  # fmt: skip
-            print(f"{line['images']:,} of {self.bar.total:,} images, {split} ({image_size} px): "
-                  f"{numbers}", file=sys.stderr, flush=True)  # fmt: skip
+            seen, seconds = self.progress.images_seen, self.progress.seconds
+            print(f"{seen:,} of {self.bar.total:,} images, {seconds:.0f} s: {numbers}",
+                  file=sys.stderr, flush=True)  # fmt: skip
+            self.told = time.monotonic()
 
 
 def open_data(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages]:
