@@ -11,17 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from config import DataConfig, UserError, short
-from formats.images import is_image_name
+from formats.images import IMAGE_SUFFIXES, is_image_name
 from formats.layouts import (
     METADATA_NAMES,
     PACKED,
     READERS,
     REPEATED,
     TABLE_SUFFIXES,
+    TEXT_SUFFIXES,
     Collection,
     Source,
     apply_split_lists,
-    folder_name,
     is_coco,
     split_in_name,
 )
@@ -82,9 +82,10 @@ def read_collection(source: Source) -> Collection:
             found.append((candidate, collection))
     # Of equals the first; where nothing is read, one that there are files of.
     found.sort(key=lambda c: len(c[1].records) or 0.5 * bool(c[0].entries), reverse=True)
-    chosen, collection = found[0] if found else (source, None)
-    if errors and not (collection and collection.records):
+    if errors and not (found and found[0][1].records):
         raise errors[0]
+    beside = replace(source, layout="sidecar")
+    chosen, collection = found[0] if found else (beside, READERS["sidecar"](beside))
     collection.skipped["files that cannot be read"] += map(str, errors)
     ours = {record.path for record in collection.records if len(found) > 1}
     for other, its in found:
@@ -126,6 +127,7 @@ def candidates(source: Source) -> list[Source]:
     found = [(layout, entries) for layout, entries in signs(source) if entries != ()]
     if source.layout != "auto":
         found = [c for c in found if c[0] == source.layout] or [(source.layout, source.entries)]
+    found = found or [("sidecar", None)]
     if source.place is not source.texts:
         found = [c for c in found if c[0] in ELSEWHERE]
     if not found:
@@ -140,27 +142,33 @@ def signs(source: Source) -> Iterator[tuple[str, tuple[str, ...] | None]]:
     names: list[str] = []  # of other files
     for name in source.entries or source.texts.files:
         (images if is_image_name(name) else names).append(name)
-    folders = {posixpath.dirname(n) for n in (*images, *names)}
-    tops = {f.partition("/")[0] for f in folders}  # one of them: a zip of a folder
-    base = f"{next(iter(tops))}/" if len(tops) == 1 else ""
-    stems = {*images, *map(stem_of, images)}
-    alone = [n for n in names if stem_of(n) not in stems]  # beside no image
+    folders = Counter(map(posixpath.dirname, images))
+    tops = {f.partition("/")[0] for f in (*folders, *map(posixpath.dirname, names))}
+    base = f"{next(iter(tops))}/" if len(tops) == 1 else ""  # of a zip of a folder
+
+    def alone(name: str) -> bool:
+        """Whether it lies beside no image that it may be about."""
+        return not any(stem_of(name) + suffix in source.texts.files for suffix in IMAGE_SUFFIXES)
 
     for metadata in METADATA_NAMES:
         if not source.entries:
             yield "imagefolder", tuple(n for n in names if posixpath.basename(n) == metadata)
-    annotations = [n for n in alone if is_coco(source, n, base)]
+    jsons = (n for n in names if n.lower().endswith(".json") and alone(n))
+    annotations = [n for n in jsons if is_coco(source, n, base)]
     yield "coco", tuple(annotations)
     tables = [n for n in names if n not in annotations and (source.entries or (
         "/" not in n.removeprefix(base) and posixpath.basename(n) not in METADATA_NAMES
         and (n.lower().endswith(TABLE_SUFFIXES) or begins_as_table(source.texts, n))
-        and (n in alone or not n.lower().endswith((".json", ".txt")))))]  # fmt: skip
+        and (alone(n) or not n.lower().endswith((".json", ".txt")))))]  # fmt: skip
     yield "table", tuple(n for n in tables if split_in_name(n))  # train.csv, test.csv: one
     for name in tables:
         if not split_in_name(name):
             yield "table", (name,)
-    repeated = sum(bool(REPEATED.fullmatch(folder_name(n))) for n in images)
-    yield "kohya" if 2 * repeated > len(images) else "sidecar", None
+    repeated = sum(n for f, n in folders.items() if REPEATED.fullmatch(posixpath.basename(f)))
+    if 2 * repeated > len(images):
+        yield "kohya", None
+    elif any(n.lower().endswith(TEXT_SUFFIXES) for n in names):
+        yield "sidecar", None
     if isinstance(source.texts, Folder):
         yield "webdataset", tuple(n for n in names if n.lower().endswith(".tar"))
 

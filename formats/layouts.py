@@ -28,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 
 from config import UserError
-from formats.images import Box, is_image_name
+from formats.images import IMAGE_SUFFIXES, Box, is_image_name
 from formats.places import MISSING, Folder, Place, Skipped, stem_of
 from formats.tars import NO_CAPTION, NO_IMAGE, read_shard
 from formats.texts import (
@@ -60,6 +60,7 @@ TEXT_SUFFIXES = (".txt", ".caption", ".json")  # of sidecars; the first that is 
 SPLITS = {"train": "train", "training": "train", "restval": "train", "test": "test",
           "testing": "test", "eval": "test", "evaluation": "test", "validation": "validation",
           "valid": "validation", "val": "validation", "dev": "validation"}  # fmt: skip
+LISTS = tuple(f"{split}.txt" for split in SPLITS)  # of names
 # What COCO's annotations and Karpathy's are called where they do not lie at the top.
 ANNOTATIONS = re.compile(r"(.*/)?(annotations/(.*/)?(captions|dataset)_.+|.+\.coco)\.json", re.I)
 # How they usually begin.
@@ -197,16 +198,20 @@ def read_sidecar(source: Source) -> Collection:
     place = source.place
     collection = Collection(source.name, source.layout, place, [])
     skipped = collection.skipped
+    images: dict[str, str] = {}  # path -> the same without suffix
     texts: dict[str, str] = {}  # path without suffix -> path of the text
-    for suffix in TEXT_SUFFIXES:
-        for name in place.files:
-            stem, its_suffix = posixpath.splitext(name)
-            if its_suffix.lower() != suffix or texts.setdefault(stem, name) == name:
-                continue
-            if suffix != ".json":  # which img2dataset writes, too
+    of_kind: dict[str, list] = {suffix: [] for suffix in TEXT_SUFFIXES}
+    for name in place.files:
+        stem, suffix = posixpath.splitext(name)
+        if suffix.lower() in IMAGE_SUFFIXES:
+            images[name] = stem
+        elif suffix.lower() in of_kind:
+            of_kind[suffix.lower()].append((stem, name))
+    for suffix, several in of_kind.items():
+        for stem, name in several:
+            if texts.setdefault(stem, name) != name and suffix != ".json":  # as img2dataset has
                 skipped[SHARED].append(name)
-    images = [name for name in place.files if is_image_name(name)]
-    found = {name: texts.get(name) or texts.get(stem_of(name)) for name in images}
+    found = {name: texts.get(name) or texts.get(stem) for name, stem in images.items()}
     beside, folders = {*found.values()}, {*map(posixpath.dirname, images)}
     for stem, text in texts.items():
         if text not in beside and posixpath.dirname(text) not in folders:
@@ -270,7 +275,7 @@ def names_of_test(place: Place, skipped: Skipped) -> set[str]:
     text, up to where they are damaged; nothing in them is run."""
     found: set[str] = set()
     for name in place.files:
-        if posixpath.basename(name) == "testclasses.txt":
+        if f"/{name}".endswith("/testclasses.txt"):
             found.update(read_text(place, name).split())
         elif name.endswith("test/filenames.pickle"):
             try:
@@ -287,7 +292,7 @@ def read_boxes(place: Place, skipped: Skipped) -> dict[str, Box]:
     """<class>/<name> -> bounding box, of CUB's images.txt and bounding_boxes.txt."""
     boxes: dict[str, Box] = {}
     for name in place.files:
-        if posixpath.basename(name) != "bounding_boxes.txt":
+        if not f"/{name}".endswith("/bounding_boxes.txt"):
             continue
         names = posixpath.join(posixpath.dirname(name), "images.txt")
         lines = read_text(place, names).splitlines() if names in place.files else []
@@ -382,9 +387,8 @@ class Gathered:
             path = place.find(folder, name) or place.find("", name)
             if not path:
                 path, fits = place.find_tail(posixpath.join(folder, name))
-            of_table = posixpath.dirname(where.partition(", ")[0])
-            reason = self.claim(path, fits, name) if path else place.why_not(of_table, name)
-            if reason:
+            of_table = where.partition(", ")[0]
+            if reason := self.claim(path, fits, name) if path else place.why_not(of_table, name):
                 self.skip(reason, f"{name} ({where})")
                 continue
             self.captions[path] = (*self.captions.get(path, ()), *found)
@@ -449,13 +453,13 @@ def apply_split_lists(source: Source, collection: Collection) -> None:
     """Honour train.txt, test.txt and the like, where each line is the name of an image, with or
     without its suffix."""
     place = source.place
-    lists = {name: split for name in place.files if name.lower().endswith(".txt")
-             if (split := SPLITS.get(stem_of(posixpath.basename(name)).lower()))}  # fmt: skip
+    some = [name for name in place.files if name.lower().endswith(LISTS)]
+    lists = {name: SPLITS.get(stem_of(posixpath.basename(name)).lower()) for name in some}
     splits: dict[str, str] = {}
     for name, split in lists.items():
         lines = lines_of(place, name, defaultdict(list)) or ()
         named = [place.find("", line) or place.find_tail(line)[0] for line in lines]
-        if sum(map(bool, named)) * 2 > len(named):
+        if split and sum(map(bool, named)) * 2 > len(named):
             splits |= dict.fromkeys(filter(None, named), split)
             collection.also.append(f"{name}, which tells {len(named):,} pictures to be {split}")
             collection.skipped[ALONE] = [n for n in collection.skipped[ALONE] if n != name]

@@ -79,9 +79,9 @@ class Place:
                     tails[tail] = "" if tail in tails else path
         return tails
 
-    def why_not(self, folder: str, name: str) -> str:
-        """Why no image is called so."""
-        path, root = join(folder, name), f"{folded(str(self.root.absolute()))}/"
+    def why_not(self, table: str, name: str) -> str:
+        """Why no image is called so in this table."""
+        path, root = join(posixpath.dirname(table), name), f"{folded(str(self.root.absolute()))}/"
         if path is None:
             return MISSING if folded(name).startswith(root) else OUTSIDE
         links = self.skipped.get(LINKS, ())
