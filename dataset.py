@@ -319,5 +319,39 @@ def insert_unknown(prompts: Tensor, share: float, rng: torch.Generator) -> Tenso
     return both[:, : (both != PAD).sum(dim=1).max()]
 
 
+class Given(NamedTuple):
+    """What a step learns from."""
+
+    size: int  # images, or as many pairs of captions
+    batch: Batch | None  # None: only the completer learns
+    pairs: tuple[Tensor, Tensor] | None  # prompts (N, L), captions (N, T); None: no completer
+
+    def part(self, index: int, num_parts: int) -> tuple["Given", float]:
+        """One of several parts of about the same size, and its share of the whole; where images
+        are too few for all, the first one, with share 0."""
+        if num_parts == 1:
+            return self, 1.0
+        some = slice(index, None, num_parts) if index < self.size else slice(1)
+        size = len(range(self.size)[some])
+        batch = self.batch and Batch(*(tensor[some] for tensor in self.batch))
+        several = self.pairs and len(self.pairs[0]) // self.size  # pairs for each image
+        pairs = self.pairs and tuple(t.unflatten(0, (self.size, several))[some].flatten(0, 1)
+                                     for t in self.pairs)  # fmt: skip
+        return Given(size, batch, pairs), size / self.size if index < self.size else 0.0
+
+
+def given_at(
+    dataset: CaptionedImages, model: TextToImageModel, recipe: Recipe, images_seen: int
+) -> Given:
+    """What the step learns from that begins after so many images."""
+    num = min(recipe.batch_size, recipe.images - images_seen)
+    batch = pairs = None
+    if not recipe.completer_only:
+        batch = training_batch(dataset, model, recipe, images_seen)
+    if model.completer:
+        pairs = completer_batch(dataset, model, recipe, images_seen, num)
+    return Given(num, batch, pairs)
+
+
 if __name__ == "__main__":
     run(check_or_export, CheckConfig, __doc__)

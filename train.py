@@ -15,7 +15,7 @@ import shlex
 import signal
 import sys
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -52,10 +52,10 @@ from dataset import (
     LOOKED_AT,
     Batch,
     CaptionedImages,
-    completer_batch,
+    Given,
     generator_for,
+    given_at,
     items_at,
-    training_batch,
 )
 from evaluation.metrics import CANDIDATES, completion_loss, fit, validate
 from evaluation.systems import save_samples
@@ -63,6 +63,7 @@ from files import locked, write_text
 from latents import bin_odds, cross_entropy
 from losses import colour_loss, kl_divergence, regression_loss, sliced_wasserstein_loss
 from model import TextToImageModel, composite
+from processes import Processes, joined, name_device
 from tokenizer import SPECIAL_TOKENS, split_words
 
 SECONDS_UNTOLD = 10  # between plain lines
@@ -156,24 +157,40 @@ def compute_losses(
 
 
 def step_losses(
-    dataset: CaptionedImages, networks: Networks, config: TrainConfig, clock: Clock
+    given: Given, networks: Networks, config: TrainConfig, clock: Clock
 ) -> tuple[dict[str, Tensor], Tensor]:
     """All losses of the step at this clock with the weighted "total" of the decoder's, and what is
     minimised: scalars."""
-    model, seen = networks.model, clock.images_seen
+    model = networks.model
     model.halvings = networks.ema.halvings = clock.halvings
     losses, total = {}, torch.zeros((), device=model.to_layers.weight.device)
-    if not config.completer_only:
-        batch = training_batch(dataset, model, config, seen)
-        losses = compute_losses(batch, networks, config, clock)
+    if given.batch:
+        losses = compute_losses(given.batch, networks, config, clock)
         total = weighted_sum(losses, config, clock)
-    if model.completer:
-        num = min(config.batch_size, config.images - seen)
-        pairs = completer_batch(dataset, model, config, seen, num)
-        losses["completion_loss"] = model.completer.loss(*pairs)
+    if given.pairs:
+        losses["completion_loss"] = model.completer.loss(*given.pairs)
     # The prior and the completer have weights and optimizers of their own.
     objective = total + sum(losses.get(name, 0) for name in ("prior_loss", "completion_loss"))
     return losses | {"total": total}, objective
+
+
+def add_gradients(
+    given: Given, networks: Networks, config: TrainConfig, clock: Clock, processes: Processes
+) -> dict[str, Tensor]:
+    """The losses of a step, whose gradients are added to those of the weights. Each process takes
+    its share, in `accumulate` parts."""
+    means: dict[str, Tensor] = {}
+    for i in range(config.accumulate):
+        index = processes.rank * config.accumulate + i
+        part, share = given.part(index, processes.count * config.accumulate)
+        losses, objective = step_losses(part, networks, config, clock)
+        (share * objective).backward()
+        for name, loss in losses.items():
+            means[name] = means.get(name, 0) + share * loss.detach().float()
+    gradients = [p.grad for network in (networks.model, networks.posterior) if network
+                 for p in network.parameters() if p.grad is not None]  # fmt: skip
+    processes.add_up([*gradients, *means.values()])
+    return means
 
 
 def weighted_sum(losses: dict[str, Tensor], recipe: Recipe, clock: Clock) -> Tensor:
@@ -301,7 +318,9 @@ class Log:
     """What a run tells: metrics.jsonl for programs, a progress bar for people, or, where that would
     go to a file, a plain line of the same numbers now and then."""
 
-    def __init__(self, path: Path, config: TrainConfig, progress: Progress, data: CaptionedImages):
+    def __init__(
+        self, path: Path | None, config: TrainConfig, progress: Progress, data: CaptionedImages
+    ):
         self.path, self.progress, self.data = path, progress, data
         self.began = time.monotonic() - progress.seconds
         self.first_seen, self.first_seconds = progress.images_seen, progress.seconds
@@ -312,7 +331,9 @@ class Log:
         self.write()  # without what a crash left behind the last checkpoint
 
     def write(self) -> None:
-        write_text(self.path, "".join(json.dumps(line) + "\n" for line in self.progress.metrics))
+        lines = [json.dumps(line) + "\n" for line in self.progress.metrics]
+        if self.path:
+            write_text(self.path, "".join(lines))
 
     def step(self, values: dict[str, float], num_images: int) -> None:
         for name, value in values.items():
@@ -428,6 +449,7 @@ def estimate_seconds(
     config: TrainConfig,
     progress: Progress,
     end: int,
+    processes: Processes,
 ) -> float:
     """How long a run takes here up to `end`, without validation: from two steps in the middle of
     each of its stages, as early images are small and later ones have more losses. Nothing is
@@ -441,12 +463,14 @@ def estimate_seconds(
         middle = replace(progress, images_seen=int((first + last) / 2 * config.images))
         for _ in range(2):  # the first makes ready
             began = time.monotonic()
-            _, objective = step_losses(dataset, networks, config, clock_at(config, middle))
+            given = given_at(dataset, networks.model, config, middle.images_seen)
+            part, _ = given.part(0, config.accumulate * processes.count)
+            _, objective = step_losses(part, networks, config, clock_at(config, middle))
             objective.backward()
             float(nn.utils.get_total_norm([p.grad for p in networks.model.parameters()
                                            if p.grad is not None]))  # fmt: skip
             took = time.monotonic() - began
-        seconds += UPDATE * took * num / config.batch_size
+        seconds += UPDATE * took * config.accumulate * num / config.batch_size
     return seconds
 
 
@@ -483,12 +507,18 @@ def require_finite(
 
 def main(config: TrainConfig) -> Path:
     """Train, or go on training; returns the run's folder."""
-    folder, device = RESULTS / config.run_name(), choose_device(config.device)
-    dataset, validation = open_data(config)
-    with locked(folder / "lock", wait=False):
-        for litter in folder.rglob("*.tmp"):  # of a process that was killed
-            litter.unlink()
-        return train(config, folder, device, dataset, validation)
+    folder, device = RESULTS / config.run_name(), choose_device(name_device(config.device))
+    with joined(device) as processes:
+        dataset, validation = open_data(config)
+        lock = locked(folder / "lock", wait=False) if processes.is_first else nullcontext()
+        with lock:
+            for litter in folder.rglob("*.tmp") if processes.is_first else ():
+                litter.unlink()  # of a process that was killed
+            try:
+                return train(config, folder, device, dataset, validation, processes)
+            except torch.OutOfMemoryError as error:
+                told = f"{device} has too little memory: --accumulate {2 * config.accumulate} "
+                raise UserError(told + "needs about half, for the same result") from error
 
 
 def train(
@@ -497,6 +527,7 @@ def train(
     device: torch.device,
     dataset: CaptionedImages,
     validation: CaptionedImages,
+    processes: Processes,
 ) -> Path:
     """`main` on opened data, in a folder that no other process uses."""
     precision = choose_precision(config.precision, device)
@@ -521,10 +552,12 @@ def train(
         length += f"; {EPOCHS} times are --images {EPOCHS * len(once)}"
     print(f"run: {folder}, {length}, from image {progress.images_seen:,}")
     if end - progress.images_seen >= LONG:
-        seconds = estimate_seconds(dataset, networks, config, progress, end)
+        seconds = estimate_seconds(dataset, networks, config, progress, end, processes)
         print(f"at least {math.ceil(seconds / 60):,} min here")
-    checkpoint.write_record(folder, about, config, model.config, progress.images_seen)
-    log = Log(folder / "metrics.jsonl", config, progress, dataset)
+    processes.any(False)  # waits till all have read what the first one will write
+    if processes.is_first:
+        checkpoint.write_record(folder, about, config, model.config, progress.images_seen)
+    log = Log(folder / "metrics.jsonl" if processes.is_first else None, config, progress, dataset)
     stopping = False
     with Stop() as stop, log.bar:
         while not stopping:
@@ -532,16 +565,16 @@ def train(
             num = min(config.batch_size, config.images - before)
             progress.halvings = clock.halvings
 
-            # Data and losses
-            losses, objective = step_losses(dataset, networks, config, clock)
-
-            # Update
+            # Data, losses and gradients
             for optimizer in optimizers:
                 optimizer.zero_grad()
                 for group in optimizer.param_groups:
                     rate = clock.steady_lr if group["steady"] else clock.lr
                     group["lr"] = rate * group["relative_lr"]
-            objective.backward()
+            given = given_at(dataset, model, config, before)
+            losses = add_gradients(given, networks, config, clock, processes)
+
+            # Update
             norms = [nn.utils.clip_grad_norm_(group, config.max_grad_norm)
                      for group in parts]  # fmt: skip
             terms = losses | {"gradient norm": sum(norms)}
@@ -558,12 +591,13 @@ def train(
             log.step(values, num)
             size, finished = config.image_size >> clock.halvings, seen == config.images
             due = finished or passed(before, seen, config.sample_every)
-            if due or passed(before, seen, config.sample_every / config.logs_per_sample):
+            often = config.sample_every / config.logs_per_sample
+            if processes.is_first and (due or passed(before, seen, often)):
                 draws = due and not config.completer_only
                 log.train(size, {"lr": clock.lr} | (fit(ema, once) if draws else {}))
 
             # Validate and sample
-            if due:
+            if processes.is_first and due:
                 measured = {} if config.completer_only else validate(ema, validation, device)
                 if model.completer:
                     measured["completion_loss"] = completion_loss(ema, validation, config.pairs)
@@ -579,8 +613,8 @@ def train(
 
             # Checkpoint
             keep = config.keep_every > 0 and passed(before, seen, config.keep_every)
-            stopping = seen >= end or stop.status != 0
-            if due or keep or stopping:
+            stopping = seen >= end or processes.any(stop.status != 0)
+            if processes.is_first and (due or keep or stopping):
                 terms = {"norm of the weights": nn.utils.get_total_norm(sum(parts, []))}
                 require_finite(terms, config, folder, dataset, before)
                 checkpoint.save_run(

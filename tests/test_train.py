@@ -33,6 +33,7 @@ from dataset import hide_words, items_at, permutation, shuffle_tags
 from figures import save_loss_curves
 from formats import check_or_export
 from model import TextToImageModel, from_uint8, to_uint8
+from processes import Processes
 from tokenizer import SPECIAL_TOKENS, UNKNOWN, Tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -162,7 +163,7 @@ def test_shuffled_tags_are_the_same_in_another_order(image_folder):
             r._replace(captions=("a, b, c",)) for r in data.collection.records
         ]
         model.tokenizer = Tokenizer(SPECIAL_TOKENS + ["a", "b", "c", ","])
-        batches.append(train.training_batch(data, model, config, 0).tokens)
+        batches.append(dataset.training_batch(data, model, config, 0).tokens)
     assert len(batches[0].unique(dim=0)) == 1 < len(batches[1].unique(dim=0))
     assert torch.equal(batches[0].sort(dim=1)[0], batches[1].sort(dim=1)[0])
 
@@ -317,17 +318,18 @@ def test_how_long_a_run_takes_is_found_from_steps_of_all_stages_left(image_folde
     networks, _ = checkpoint.networks_of(state, Path("x"), config, torch.device("cpu"))
     steps = train.step_losses
 
-    def slow(dataset, networks, config, now):
+    def slow(given, networks, config, now):
         clock[0] += 3 - now.halvings + (now.latent > 0) + (now.swd > 0)
-        return steps(dataset, networks, config, now)
+        return steps(given, networks, config, now)
 
     monkeypatch.setattr(train, "step_losses", slow)
     monkeypatch.setattr(train.time, "monotonic", lambda: clock[0])
     for seen, seconds in ((0, 40 * 2 + 5 * 3 + 15 * 4 + 40 * 5), (1_200, 25 * 5)):
         progress = checkpoint.Progress(images_seen=seen, halvings=1)
-        found = train.estimate_seconds(data, networks, config, progress, 1_600)
+        found = train.estimate_seconds(data, networks, config, progress, 1_600, Processes())
         assert found == pytest.approx(train.UPDATE * seconds)
-    found = train.estimate_seconds(data, networks, config, checkpoint.Progress(halvings=1), 160)
+    early = checkpoint.Progress(halvings=1)
+    found = train.estimate_seconds(data, networks, config, early, 160, Processes())
     assert found == pytest.approx(train.UPDATE * 10 * 2)
 
 
@@ -794,12 +796,12 @@ def test_the_average_has_the_promised_half_life():
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_its_pictures(image_folder, monkeypatch):
     run = train.main(tiny(image_folder, stop_after=48))
-    seen, original = [], train.training_batch
+    seen, original = [], dataset.training_batch
     monkeypatch.setattr(
         train, "sliced_wasserstein_loss", lambda *_: torch.tensor(math.nan, requires_grad=True)
     )
     monkeypatch.setattr(
-        train, "training_batch", lambda *args: seen.append(original(*args)) or seen[-1]
+        dataset, "training_batch", lambda *args: seen.append(original(*args)) or seen[-1]
     )
     with pytest.raises(UserError, match="swd_loss became nan after 64 images"):
         train.main(tiny(image_folder))

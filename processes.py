@@ -1,0 +1,80 @@
+"""How do several processes train one model? Which of them is this, and how do they share a step?
+
+    torchrun --nproc_per_node=2 train.py --data FOLDER    (--set run=NAME: --run is torchrun's)
+
+Each process has all weights, draws the random numbers of the whole batch and learns from its part
+of it; the gradients are added up. So a run is the same for any number of them but for rounding, and
+may go on with another number. The first one alone prints, measures and writes.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from config import UserError
+
+
+class Processes(NamedTuple):
+    rank: int = 0  # which one this is
+    count: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def add_up(self, tensors: list[Tensor]) -> None:
+        """Each float32 tensor becomes the sum of those of all processes, in one transfer. Raises
+        UserError where another process has ended."""
+        if self.count == 1:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        try:
+            dist.all_reduce(flat)
+        except RuntimeError as error:
+            raise UserError("another process of this run has ended; the same command goes on from "
+                            "the last checkpoint") from error  # fmt: skip
+        for tensor, total in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(total.view_as(tensor))
+
+    def any(self, yes: bool) -> bool:
+        """Whether one of them says yes; all of them wait for this."""
+        if self.count == 1:
+            return yes
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        said = torch.tensor([float(yes)], device=device)
+        self.add_up([said])
+        return bool(said)
+
+
+def name_device(name: str) -> str:
+    """The device for this process: of several GPUs, each process has one."""
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    if several and name in ("auto", "cuda") and torch.cuda.is_available():
+        return f"cuda:{local % torch.cuda.device_count()}"
+    return name
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Processes]:
+    """The processes that torchrun has started, or this one alone. All but the first are silent."""
+    rank, count = (int(os.environ.get(name, n)) for name, n in (("RANK", 0), ("WORLD_SIZE", 1)))
+    if count == 1:
+        yield Processes()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        if rank == 0:
+            yield Processes(rank, count)
+        else:
+            with open(os.devnull, "w") as nobody, redirect_stdout(nobody), redirect_stderr(nobody):
+                yield Processes(rank, count)
+    finally:
+        dist.destroy_process_group()
