@@ -110,7 +110,10 @@ def _fonts_with(letters: frozenset[str]) -> list[str]:
 
 @cache
 def _letters_of(path: str) -> frozenset[str]:
-    return frozenset(map(chr, get_font(path).get_charmap()))
+    try:
+        return frozenset(map(chr, get_font(path).get_charmap()))
+    except (OSError, RuntimeError):  # removed since matplotlib has listed it, or damaged
+        return frozenset()
 
 
 def resized(images: np.ndarray) -> np.ndarray:

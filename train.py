@@ -406,12 +406,12 @@ def settle(config: TrainConfig, dataset: CaptionedImages) -> TrainConfig:
     once = dataset.once()
     images = config.images or run_length(len(once), scenes=not config.data)
     min_count, latents = config.min_count or word_minimum(len(once)), config.latents
-    if latents == "auto":
+    if config.completer_only:
+        path, _ = checkpoint.choose_weights(config.init_from)
+        latents = "on" if checkpoint.load_model(path).config.noise_dim else "off"
+    elif latents == "auto":
         latents = "on" if config.noise_dim else "off"
-        if config.completer_only:
-            path, _ = checkpoint.choose_weights(config.init_from)
-            latents = "on" if checkpoint.load_model(path).config.noise_dim else "off"
-        elif config.data and (shared := images_per_caption(once)) < ALIKE:
+        if config.data and (shared := images_per_caption(once)) < ALIKE:
             latents = "off"
             print(
                 f"no latents, as there are {shared:.1f} images for each caption; else --latents on"

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from config import DataConfig, UserError
 from files import locked
-from formats.detect import find_source, read_collection
+from formats.detect import CANNOT_BE_READ, find_source, read_collection
 from formats.images import TOO_LARGE, NotUsable, load_image
 from formats.layouts import Collection, Record, Source
 
@@ -124,6 +124,8 @@ def open_index(path: Path, config: DataConfig, cache_dir: Path) -> tuple[Collect
         about, rows = read_json(folder / "about.json", kinds), read_array(folder / "rows.npy", ROW)
         if about is None or rows is None or about["digest"] != wanted:
             return None
+        if CANNOT_BE_READ in about["skipped"] and not built:  # it may be by now
+            return None
         try:
             records = Records(folder / "records.jsonl", rows["start"])
         except (OSError, ValueError):  # it is missing or empty
@@ -135,7 +137,10 @@ def open_index(path: Path, config: DataConfig, cache_dir: Path) -> tuple[Collect
         collection.skipped.update(about["skipped"])
         return collection, rows, about["splits"]
 
+    built: list[Path] = []
+
     def build(unfinished: Path) -> None:
+        built.append(unfinished)
         gc.disable()  # it would look at millions of records again and again
         try:
             collection = read_collection(source)
@@ -304,6 +309,9 @@ def decode(collection: Collection, settings: Settings, i: int) -> np.ndarray | s
     box = record.box if settings.pop("crop_boxes") else None
     try:
         with collection.place.open(*span_of(record)) as file:
+            if file.read(len(LFS)) == LFS:
+                return POINTERS
+            file.seek(0)
             return load_image(file, **settings, box=box).transpose(2, 0, 1)
     except NotUsable as error:
         return str(error)
@@ -312,16 +320,7 @@ def decode(collection: Collection, settings: Settings, i: int) -> np.ndarray | s
     except MemoryError:
         raise
     except Exception:  # Pillow raises any kind: OSError, struct.error, SyntaxError, ...
-        return POINTERS if is_pointer(collection, record) else UNREADABLE
-
-
-def is_pointer(collection: Collection, record: Record) -> bool:
-    """Whether git-lfs has left a note in place of the file."""
-    try:
-        with collection.place.open(*span_of(record)) as file:
-            return file.read(len(LFS)) == LFS
-    except OSError:
-        return False
+        return UNREADABLE
 
 
 class Streamed:

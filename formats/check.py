@@ -40,7 +40,8 @@ def check_or_export(config: CheckConfig) -> None:
     files = look_at_files(opened)
     several, skipped = duplicates(files), opened.collection.skipped
     lines, problems = [opened.summary(), *about_images(files, config)], []
-    for told, wrong in (about_captions(opened, config), about_duplicates(several, files)):
+    leaks = copies_held_out(files)
+    for told, wrong in (about_captions(opened, config), about_duplicates(several, leaks)):
         lines += told
         problems += wrong
     problems += [f"{len(found):,} {reason}" for reason, found in skipped.items()]
@@ -51,7 +52,7 @@ def check_or_export(config: CheckConfig) -> None:
     print("\n".join(lines))
     folder = Path(config.reports) / opened.collection.name
     save_sheet(folder / "sheet.png", opened)
-    save_report(folder / "report.txt", lines, skipped, several)
+    save_report(folder / "report.txt", lines, skipped, [*several, *leaks])
     print(f"see {folder}/sheet.png: do captions and pictures belong together? Every file that was "
           f"skipped is in {folder}/report.txt")  # fmt: skip
     if not sizes["train"]:
@@ -166,12 +167,12 @@ def about_captions(opened: OpenedCollection, config: CheckConfig) -> Told:
     return lines, problems
 
 
-def about_duplicates(several: list[list[File]], files: list[File]) -> Told:
+def about_duplicates(several: list[list[File]], leaks: list[list[File]]) -> Told:
     lines, problems = ["duplicates: no picture is there twice"], []
     if several:
         example = paths_of(several[0][:2])
         lines = [f"duplicates: {len(several):,} pictures are there more than once (e.g. {example})"]
-    if leaks := copies_held_out(files):
+    if leaks:
         problems = [f"{len(leaks):,} pictures are in training and in another split (e.g. "
                     f"{paths_of(leaks[0])}), of which measures will be too good"]  # fmt: skip
     return lines, problems
@@ -185,11 +186,11 @@ def copies_held_out(files: list[File]) -> list[list[File]]:
     held = [held[i] for i in spread(len(held), MANY_HELD_OUT)]
     if not train or not held:
         return []
-    ours, theirs = (np.stack([f.thumbnail.ravel() for f in fs]).astype(np.float32)
-                    for fs in (held, train))  # fmt: skip
+    ours = np.stack([file.thumbnail.ravel() for file in held]).astype(np.float32)
     nearest, distance = np.zeros(len(held), int), np.full(len(held), np.inf)
     for start in range(0, len(train), 4096):  # (held, 4096) at a time
-        some = theirs[start : start + 4096]
+        some = [file.thumbnail.ravel() for file in train[start : start + 4096]]
+        some = np.stack(some).astype(np.float32)
         squares = (ours**2).sum(1)[:, None] + (some**2).sum(1) - 2 * ours @ some.T
         best = squares.argmin(1)
         least = squares[np.arange(len(held)), best] / ours.shape[1]

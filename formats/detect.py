@@ -5,14 +5,19 @@ to read them instead; where they caption other images, those are counted as skip
 """
 
 import posixpath
-from collections import Counter
+import re
+import shlex
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 
 from config import DataConfig, UserError, short
-from formats.images import IMAGE_SUFFIXES, is_image_name
+from formats.images import is_image_name
 from formats.layouts import (
+    ANNOTATIONS,
     METADATA_NAMES,
     PACKED,
     READERS,
@@ -22,18 +27,22 @@ from formats.layouts import (
     Collection,
     Source,
     apply_split_lists,
+    folder_name,
     is_coco,
-    split_in_name,
 )
-from formats.places import Folder, Zip, stem_of
-from formats.tars import NOT_TOGETHER
+from formats.places import MISSING, SPLITS, Folder, Skipped, Zip, stem_of
+from formats.tars import NO_CAPTION
 from formats.texts import CAPTION_COLUMNS, PATH_COLUMNS, begins_as_table, rows_of
 
-ELSEWHERE = ("imagefolder", "table", "coco")  # layouts whose images --image-dir may lead to
+CANNOT_BE_READ = "files that cannot be read"
+WITH_PATHS = ("imagefolder", "table", "coco")  # layouts that name images by their paths
 FEW = 0.01  # of the images: so many that only another layout captions are no problem
+MOST_NAMED = 6  # of what else is there
+MOST_TABLES = 20  # of different names, which are read
+FEW_TEXTS = 20  # in a folder: of more, none is looked at as a table
+LOOKED_AT = 100_000  # images among which the nearest to a missing one is looked for
 UNREAD = (".heic", ".heif", ".jxl", ".svg", ".psd", ".eps", ".dng", ".cr2", ".nef", ".arw")
 CONVERT = "pictures of a kind that is not read; convert them: magick mogrify -format png FILES"
-WITH_PIXELS = (".parquet", ".arrow")  # where Hugging Face's tables hold images, and not their paths
 
 
 def find_source(path: Path, config: DataConfig) -> Source:
@@ -77,45 +86,74 @@ def read_collection(source: Source) -> Collection:
             errors.append(error)
             continue
         # A json that captions nothing is hardly ever meant to.
-        is_json = str(*candidate.entries[:1]).lower().endswith(".json")
-        if collection.records or not is_json or source.entries:
+        stray = source.layout == "auto" and candidate.layout == "table" and not source.entries
+        if collection.records or not (stray and candidate.entries[0].lower().endswith(".json")):
             found.append((candidate, collection))
-    # Of equals the first; where nothing is read, one that there are files of.
-    found.sort(key=lambda c: len(c[1].records) or 0.5 * bool(c[0].entries), reverse=True)
-    if errors and not (found and found[0][1].records):
+    if not found and not errors:
+        candidate = replace(source, layout="sidecar")
+        found = [(candidate, READERS["sidecar"](candidate))]
+    chosen, collection = max(found, key=worth, default=(source, None))  # the first of equals
+    if errors and not (collection and collection.records):
         raise errors[0]
-    beside = replace(source, layout="sidecar")
-    chosen, collection = found[0] if found else (beside, READERS["sidecar"](beside))
-    collection.skipped["files that cannot be read"] += map(str, errors)
-    ours = {record.path for record in collection.records if len(found) > 1}
-    for other, its in found:
-        if other is chosen or not (its.records or other.entries):
-            continue
-        way = f"--format {other.layout}"
-        if other.layout == "table" or len(other.entries) == 1:
-            way = f"--data {other.texts.root / other.entries[0]}"
-        num = f"{len(its.records):,}" if its.records else "no"
-        collection.also.append(f"{other.layout}, {num} pictures: {way}")
-        lost = sorted(record.path for record in its.records if record.path not in ours)
-        if len(lost) > FEW * len(ours):
-            collection.skipped[f"pictures that only {other.layout} captions ({way})"] += lost
     collection.records.sort(key=lambda record: record.path)
-    apply_split_lists(chosen, collection)
-    for place in {id(p): p for p in (source.place, source.texts)}.values():
-        for reason, names in place.skipped.items():
-            collection.skipped[reason] += names
+    collection.skipped[CANNOT_BE_READ] += map(str, errors)
+    name_others(collection, [(c, other) for c, other in found if c is not chosen])
+    place, skipped = chosen.place, collection.skipped
+    apply_split_lists(place, collection)
+    if chosen.whole and chosen.layout in WITH_PATHS:
+        ours = {record.path for record in collection.records}
+        skipped[NO_CAPTION] += [n for n in place.files if is_image_name(n) and n not in ours]
+        name_nearest(skipped)
+    for where in dict.fromkeys((source.place, source.texts)):
+        for reason, names in where.skipped.items():
+            skipped[reason] += names
     if chosen.whole:
-        collection.skipped[CONVERT] += ending_in(UNREAD, source)
+        skipped[CONVERT] += ending_in(UNREAD, source)
     packed = ending_in(PACKED, source)
-    if chosen.layout == "webdataset":
-        collection.skipped["packed tars, which are to be unpacked to .tar first"] += packed
-    elif packed:
-        collection.also.append(f"{packed[0]}, which is packed and not read")
-    for reason in [reason for reason, names in collection.skipped.items() if not names]:
-        del collection.skipped[reason]
+    collection.also += [f"{name}, which is packed and not read" for name in packed]
+    if (more := len(collection.also) - MOST_NAMED) > 0:
+        collection.also[MOST_NAMED:] = [f"{more} more"]
+    for reason in [reason for reason, names in skipped.items() if not names]:
+        del skipped[reason]
     if not collection.records:
         raise nothing_found(chosen, collection)
     return collection
+
+
+def worth(candidate: tuple[Source, Collection]) -> tuple[int, int, bool]:
+    """How many images it captions in words that somebody wrote for them, how many in all, and
+    whether there are files of it."""
+    source, collection = candidate
+    written, num = collection.num_written, len(collection.records)
+    return num if written is None else written, num, not num and source.entries != ()
+
+
+def name_others(collection: Collection, others: list[tuple[Source, Collection]]) -> None:
+    """Tell what else is there; images that only it captions, if they are many, are skipped ones."""
+    ours = {record.path for record in collection.records if others}
+    for source, other in others:
+        if not other.records:
+            collection.also += [f"{entry}, which captions nothing" for entry in source.entries]
+            continue
+        way, folder = f"--format {source.layout}", isinstance(source.texts, Folder)
+        if len(source.entries) == 1 and folder:
+            way = f"--data {shlex.quote(str(source.texts.root / source.entries[0]))}"
+        elif source.layout == "table":  # --format would read the largest
+            way = " and ".join(source.entries[:3])
+        collection.also.append(f"{source.layout}, {len(other.records):,} pictures: {way}")
+        lost = sorted(record.path for record in other.records if record.path not in ours)
+        if len(lost) > FEW * len(ours):
+            collection.skipped[f"pictures that only {source.layout} captions ({way})"] += lost
+
+
+def name_nearest(skipped: Skipped) -> None:
+    """Beside the first image that is missing, name the one of those nobody names that is most like
+    it."""
+    if missing := skipped.get(MISSING):
+        near = {posixpath.basename(name): name for name in skipped[NO_CAPTION][:LOOKED_AT]}
+        wanted = re.split(r"[/\\]", missing[0].partition(" (")[0])[-1]
+        if close := get_close_matches(wanted, near, n=1, cutoff=0.8):
+            missing[0] += f"; there is {near[close[0]]}"
 
 
 def ending_in(suffixes: tuple[str, ...], source: Source) -> list[str]:
@@ -127,87 +165,96 @@ def candidates(source: Source) -> list[Source]:
     found = [(layout, entries) for layout, entries in signs(source) if entries != ()]
     if source.layout != "auto":
         found = [c for c in found if c[0] == source.layout] or [(source.layout, source.entries)]
-    found = found or [("sidecar", None)]
     if source.place is not source.texts:
-        found = [c for c in found if c[0] in ELSEWHERE]
-    if not found:
-        raise UserError(f"--image-dir is for tables and annotations; {source.texts.root} has none")
+        found = [c for c in found if c[0] in WITH_PATHS]
+        if not found:
+            raise UserError(f"--image-dir is for tables and annotations; {source.texts.root} has "
+                            "none")  # fmt: skip
     return [replace(source, layout=layout, entries=entries or ()) for layout, entries in found]
 
 
 def signs(source: Source) -> Iterator[tuple[str, tuple[str, ...] | None]]:
     """(layout, the files that it begins with; none: (); None: it has no such files), the first of
     them the one that people mean where several caption the same images."""
-    images: list[str] = []
-    names: list[str] = []  # of other files
-    for name in source.entries or source.texts.files:
-        (images if is_image_name(name) else names).append(name)
-    folders = Counter(map(posixpath.dirname, images))
-    tops = {f.partition("/")[0] for f in (*folders, *map(posixpath.dirname, names))}
-    base = f"{next(iter(tops))}/" if len(tops) == 1 else ""  # of a zip of a folder
-
-    def alone(name: str) -> bool:
-        """Whether it lies beside no image that it may be about."""
-        return not any(stem_of(name) + suffix in source.texts.files for suffix in IMAGE_SUFFIXES)
-
-    for metadata in METADATA_NAMES:
-        if not source.entries:
-            yield "imagefolder", tuple(n for n in names if posixpath.basename(n) == metadata)
-    jsons = (n for n in names if n.lower().endswith(".json") and alone(n))
-    annotations = [n for n in jsons if is_coco(source, n, base)]
+    images = [name for name in source.texts.files if is_image_name(name)]
+    stems = {*images, *map(stem_of, images)}
+    # Files that lie beside no image of their name.
+    alone = source.entries or [
+        n for n in source.texts.files if not is_image_name(n) and stem_of(n) not in stems
+    ]
+    tops = {name.partition("/")[0] for name in source.texts.files if "/" in name}
+    base = f"{tops.pop()}/" if len(tops) == 1 else ""  # of a zip of a folder
+    metadata = [] if source.entries else [
+        n for n in source.texts.files if posixpath.basename(n) in METADATA_NAMES
+    ]  # fmt: skip
+    for kind in METADATA_NAMES:
+        yield "imagefolder", tuple(n for n in metadata if posixpath.basename(n) == kind)
+    at_top = {n for n in alone if source.entries or "/" not in n.removeprefix(base)}
+    jsons = [n for n in alone if n.lower().endswith(".json")
+             and (n in at_top or ANNOTATIONS.fullmatch(n))]  # fmt: skip
+    annotations = [n for n in jsons if is_coco(source.texts, n)]
     yield "coco", tuple(annotations)
-    tables = [n for n in names if n not in annotations and (source.entries or (
-        "/" not in n.removeprefix(base) and posixpath.basename(n) not in METADATA_NAMES
-        and (n.lower().endswith(TABLE_SUFFIXES) or begins_as_table(source.texts, n))
-        and (alone(n) or not n.lower().endswith((".json", ".txt")))))]  # fmt: skip
-    yield "table", tuple(n for n in tables if split_in_name(n))  # train.csv, test.csv: one
+    texts = Counter(posixpath.dirname(n) for n in alone if n.lower().endswith(".txt"))
+    tables = [
+        n for n in alone
+        if n not in metadata and n not in annotations and not n.lower().endswith(".tar")
+        and (source.entries or n.lower().endswith(TABLE_SUFFIXES[:3])
+             or n in at_top and n.lower().endswith(".json")
+             or texts[posixpath.dirname(n)] <= FEW_TEXTS and begins_as_table(source.texts, n))
+    ]  # fmt: skip
+    yield "table", tuple(n for n in tables if stem_of(posixpath.basename(n)).lower() in SPLITS)
+    others = defaultdict(list)  # captions.csv in each of several folders is one table
     for name in tables:
-        if not split_in_name(name):
-            yield "table", (name,)
-    repeated = sum(n for f, n in folders.items() if REPEATED.fullmatch(posixpath.basename(f)))
-    if 2 * repeated > len(images):
+        if stem_of(posixpath.basename(name)).lower() not in SPLITS:
+            others[posixpath.basename(name)].append(name)
+    for several in islice(others.values(), MOST_TABLES):
+        yield "table", tuple(several)
+    folders = Counter(map(folder_name, images))
+    if 2 * sum(n for f, n in folders.items() if REPEATED.fullmatch(f)) > len(images):
         yield "kohya", None
-    elif any(n.lower().endswith(TEXT_SUFFIXES) for n in names):
+    elif any(n.lower().endswith(TEXT_SUFFIXES) for n in source.texts.files):
         yield "sidecar", None
     if isinstance(source.texts, Folder):
-        yield "webdataset", tuple(n for n in names if n.lower().endswith(".tar"))
+        yield "webdataset", tuple(n for n in alone if n.lower().endswith(".tar"))
 
 
 def nothing_found(source: Source, collection: Collection) -> UserError:
     """What there is, why none of it is a captioned image, and what to do."""
-    files, root = source.place.files, source.texts.root
+    root, files = source.texts.root, source.place.files
     seen = Counter(posixpath.splitext(name)[1].lower() or "no suffix" for name in files)
     what = ", ".join(f"{n:,} x {suffix}" for suffix, n in seen.most_common(5)) or "nothing"
-    told = f"no captioned pictures in {root} ({source.layout}; it holds {what}; skipped: "
-    told += f"{collection.skipped_line()}); "
-    images = any(map(is_image_name, files))
-    packed = [s for s in (".zip", *PACKED) if ending_in((s,), source)]
-    if source.layout == "table":
-        row = next((row for e in source.entries for _, row in rows_of(source.texts, e, print)), {})
-        columns = ", ".join(map(str, row)) or "none"
-        return UserError(
-            f"no captioned pictures in {root / ''.join(source.entries[:1])} (skipped: "
-            f"{collection.skipped_line()}); a table needs a column with paths "
-            f"({', '.join(PATH_COLUMNS)}) and one with captions ({', '.join(CAPTION_COLUMNS)}), "
-            f"this one has: {columns}; where the pictures lie elsewhere, --image-dir says where"
+    packed = [suffix for suffix in (".zip", *PACKED) if ending_in((suffix,), source)]
+    pixels = next((kind for kind in ("arrow", "parquet") if f".{kind}" in seen), "")
+    sheets = ending_in((".xlsx", ".xls", ".ods"), source)
+    has_images = any(map(is_image_name, files))
+    if source.layout == "table" and source.entries:
+        rows = rows_of(source.texts, source.entries[0], lambda *_: None)
+        columns = ", ".join(map(str, next((row for _, row in rows), {}))) or "none"
+        what = f"{source.entries[0]} with the columns {columns}"
+        advice = (f"a table needs a column with paths ({', '.join(PATH_COLUMNS)}) and one with "
+                  f"captions ({', '.join(CAPTION_COLUMNS)}); where the pictures lie elsewhere, "
+                  "--image-dir says where")  # fmt: skip
+    elif sheets:
+        advice = f"save {sheets[0]} as .csv, with the columns file_name and text"
+    elif has_images:
+        advice = ('put a metadata.jsonl with lines like {"file_name": "1.png", "text": "a red '
+                  'bird"} there, or a .txt with the same name beside each picture; or take names '
+                  "of folders or files: --caption-from dirname or filename")  # fmt: skip
+    elif source.layout == "webdataset":
+        advice = "a sample is a picture and a .txt or .json of the same name, one after the other"
+    elif packed:
+        advice = f"unpack what is packed ({', '.join(packed)}), and name the folder"
+    elif pixels:
+        advice = (
+            "it is a table of Hugging Face's datasets that holds the pictures themselves; this "
+            "makes a folder of it, if its columns are image and text: mkdir FOLDER; python -c '"
+            'import datasets; [(r["image"].save(f"FOLDER/{i}.png"), open(f"FOLDER/{i}.txt", "w")'
+            f'.write(r["text"])) for i, r in enumerate(datasets.load_dataset("{pixels}", '
+            f'data_files="{root}/**/*.{pixels}", split="train"))]\''
         )
-    if NOT_TOGETHER in collection.skipped:
-        return UserError(told + "pack the tar anew: tar --sort=name -cf FILE FOLDER")
-    if packed and not images:
-        return UserError(f"{told}unpack what is packed ({', '.join(packed)}), and name the folder")
-    if seen.keys() & {*WITH_PIXELS} and not images:
-        files = f'load_dataset("parquet", data_files="{root}/**/*.parquet", split="train")'
-        read = f'load_from_disk("{root}")' if ".arrow" in seen else files
-        return UserError(
-            f"{told}it is a table of Hugging Face's datasets that holds the pictures themselves; "
-            "this makes a folder of it, if its columns are image and text: mkdir FOLDER; python -c "
-            f'\'import datasets; [(r["image"].save(f"FOLDER/{{i}}.png"), open(f"FOLDER/{{i}}'
-            f'.txt", "w").write(r["text"])) for i, r in enumerate(datasets.{read})]\''
-        )
-    if CONVERT in collection.skipped and not images:
-        return UserError(told + "convert them, and try again")
-    return UserError(
-        told + 'put a metadata.jsonl with lines like {"file_name": "1.png", "text": "a red bird"} '
-        "there, or a .txt with the same name beside each picture; or take names of folders or "
-        "files as captions: --caption-from dirname or filename"
-    )
+    elif CONVERT in collection.skipped:
+        advice = "convert them, and try again"
+    else:
+        advice = "there are no pictures in it; name the folder that holds them, or its parent"
+    return UserError(f"no captioned pictures in {root} ({source.layout}; it holds {what}; skipped: "
+                     f"{collection.skipped_line()}); {advice}")  # fmt: skip

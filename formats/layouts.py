@@ -18,10 +18,8 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
-from difflib import get_close_matches
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +27,7 @@ import numpy as np
 
 from config import UserError
 from formats.images import IMAGE_SUFFIXES, Box, is_image_name
-from formats.places import MISSING, Folder, Place, Skipped, stem_of
+from formats.places import MISSING, SPLITS, Folder, Place, Skipped, folded, split_of, stem_of
 from formats.tars import NO_CAPTION, NO_IMAGE, read_shard
 from formats.texts import (
     BROKEN,
@@ -38,8 +36,8 @@ from formats.texts import (
     PATH_COLUMNS,
     caption_cell,
     clean_caption,
+    head,
     is_text,
-    lines_of,
     load_json,
     read_text,
     rows_of,
@@ -48,18 +46,19 @@ from formats.texts import (
 
 ALONE = ".txt without a picture"
 SHARED = "texts beside another of the same name"
-OF_CUB = re.compile(r"(.*/)?(\w*classes|images|bounding_boxes|\w+_labels|\w+_split)\.txt")
-AMBIGUOUS = "pictures that several names may mean"
+# Texts about a collection, and those of CUB.
+NO_TEXTS = re.compile(
+    r"(.*/)?(\w*classes|images|bounding_boxes|\w+_labels|\w+_split|read.?me|licen[cs]es?|copying|"
+    r"credits|notice|requirements)\.txt", re.I
+)  # fmt: skip
+AMBIGUOUS = "pictures that several names may mean, or names that several pictures have"
 DAMAGED_BOXES = "bounding boxes that are damaged"
 DAMAGED_LIST = "lists of test pictures that are damaged"
 PACKED = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".7z", ".rar")  # to be unpacked before
 FEW_SHARDS = 8  # up to so many are read by one process
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 TEXT_SUFFIXES = (".txt", ".caption", ".json")  # of sidecars; the first that is there is read
-SPLITS = {"train": "train", "training": "train", "restval": "train", "test": "test",
-          "testing": "test", "eval": "test", "evaluation": "test", "validation": "validation",
-          "valid": "validation", "val": "validation", "dev": "validation"}  # fmt: skip
 LISTS = tuple(f"{split}.txt" for split in SPLITS)  # of names
 # What COCO's annotations and Karpathy's are called where they do not lie at the top.
 ANNOTATIONS = re.compile(r"(.*/)?(annotations/(.*/)?(captions|dataset)_.+|.+\.coco)\.json", re.I)
@@ -67,7 +66,6 @@ ANNOTATIONS = re.compile(r"(.*/)?(annotations/(.*/)?(captions|dataset)_.+|.+\.co
 IMAGES = re.compile(rb'\s*\{\s*("info"\s*:\s*\{[^{}]*\}\s*,\s*)?"images"\s*:\s*\[')
 FILE_NAMES = re.compile(r"(.+_)?file_names?")  # columns of images, where there are several
 EXACT = sys.maxsize
-LOOKED_AT = 100_000  # images among which a name is looked for that is nearly what is missing
 REPEATED = re.compile(r"([1-9]\d{0,2})_(\S.*)")  # kohya's name of a folder
 
 
@@ -92,6 +90,7 @@ class Collection:
     draw: Callable[[Record, int], np.ndarray] | None = None  # record, S -> (S, S, 3) uint8
     stamp: int = 0  # changes when what `draw` draws does
     also: list[str] = field(default_factory=list)  # what else is there, and what to type for it
+    num_written: int | None = None  # records whose captions somebody wrote; None: all
 
     def skipped_line(self) -> str:
         """What was left out and why, counted, with one example each; "nothing" if so."""
@@ -126,14 +125,17 @@ def read_rows(source: Source) -> Collection:
     """
     gathered = Gathered(source)
     for entry in source.entries:
-        split = split_in_name(entry) if len(source.entries) > 1 else None
+        folder, split = posixpath.split(stem_of(entry))
+        if len(source.entries) == 1 or split.lower() not in SPLITS:
+            split = ""
+        folder = posixpath.join(folder, split)  # train.csv may mean train/1.png
         for where, row in rows_of(source.texts, entry, gathered.skip):
             names = [row[column] for column in PATH_COLUMNS if row.get(column)][:1] or [
                 name for column, cell in row.items() if FILE_NAMES.fullmatch(column)
                 for name in (cell if isinstance(cell, list) else [cell])
             ]  # fmt: skip
-            split_told = row.get("split") or split
-            gathered.add_row(where, posixpath.dirname(entry), names, caption_cell(row), split_told)
+            told = row.get("split") or split
+            gathered.add_row(where, folder, names, caption_cell(row), told)
     return gathered.collection()
 
 
@@ -151,6 +153,7 @@ def read_coco(source: Source) -> Collection:
         part = posixpath.splitext(posixpath.basename(name))[0].split("_")[-1]  # train2014
         split = SPLITS.get(part.rstrip("0123456789").lower())
         known: dict[object, str] = {}
+        described: set[str] = set()
         for i, image in enumerate(data["images"]):
             where = f"{name}, images[{i}]"
             if not isinstance(image, dict):
@@ -166,7 +169,6 @@ def read_coco(source: Source) -> Collection:
                     gathered.skip("images with the id of another", where)
             else:
                 gathered.skip("images without id or file_name", where)
-        undescribed = dict(known)
         annotations = data.get("annotations")
         for i, annotation in enumerate(annotations if isinstance(annotations, list) else []):
             where = f"{name}, annotations[{i}]"
@@ -174,11 +176,10 @@ def read_coco(source: Source) -> Collection:
             if not isinstance(number, (int, str)) or number not in known:
                 gathered.skip(NO_IMAGE, where)
                 continue
-            undescribed.pop(number, None)
+            described.add(known[number])
             gathered.add_row(where, part, [known[number]], annotation.get("caption"), split)
-        if not source.whole:  # else counted below, with all that no annotation names
-            for file_name in undescribed.values():
-                gathered.skip(NO_CAPTION, file_name)
+        if not source.whole:  # else counted with all that nothing names
+            gathered.skipped[NO_CAPTION] += [n for n in known.values() if n not in described]
     return gathered.collection()
 
 
@@ -212,28 +213,36 @@ def read_sidecar(source: Source) -> Collection:
             if texts.setdefault(stem, name) != name and suffix != ".json":  # as img2dataset has
                 skipped[SHARED].append(name)
     found = {name: texts.get(name) or texts.get(stem) for name, stem in images.items()}
-    beside, folders = {*found.values()}, {*map(posixpath.dirname, images)}
-    for stem, text in texts.items():
-        if text not in beside and posixpath.dirname(text) not in folders:
-            path, _ = place.find_tail(stem)
-            if path and found[path]:
-                skipped[SHARED].append(text)
-                beside.add(text)
-            elif path:
-                found[path] = text
+    alone = texts.keys() - {stem_of(text) for text in found.values() if text}
+    paired = {posixpath.dirname(text) for text in found.values() if text}
+    in_any_case = {stem.casefold(): name for name, stem in images.items() if not found[name]}
+    claims: dict[str, list] = defaultdict(list)  # image -> (how well it fits, text) of each
+    for stem in sorted(alone):
+        path, fits = in_any_case.get(stem.casefold(), ""), EXACT
+        if not path and posixpath.dirname(stem) not in paired:
+            path, fits = place.find_tail("", stem, anywhere=True)
+        if path and not found[path]:
+            claims[path].append((fits, texts[stem]))
+    for path, several in claims.items():
+        best = max(fits for fits, _ in several)
+        fitting = [text for fits, text in several if fits == best]
+        if best > 1 or len(fitting) == 1:  # a class and a name are enough, a name is not
+            found[path] = fitting[0]
+            alone -= {*map(stem_of, fitting)}
+            skipped[SHARED] += fitting[1:]
     test, boxes = names_of_test(place, skipped), read_boxes(place, skipped)
     used: dict[str, str] = {}  # path of the text -> of its image
+    collection.num_written = 0
     for name, text in found.items():
-        captions, of_folder = (
-            None,
-            source.layout == "kohya" and REPEATED.fullmatch(folder_name(name)),
-        )
+        of_folder = REPEATED.fullmatch(folder_name(name)) if source.layout == "kohya" else None
+        captions = None
         if of_folder and "reg" in name.split("/"):
             skipped["regularisation pictures of kohya (reg), which are of no use here"].append(name)
         elif text and used.setdefault(text, name) != name:
             skipped["pictures beside another of the same name, which is read"].append(name)
         elif text:
             captions = texts_of(place, text, skipped)
+            collection.num_written += bool(captions)
         elif of_folder:
             captions = (clean_caption(of_folder[2]),)
         else:
@@ -241,15 +250,12 @@ def read_sidecar(source: Source) -> Collection:
         key = "/".join(stem_of(text or name).split("/")[-2:])  # <class>/<name>
         split = ("test" if test & {key, *key.split("/")} else "train") if test else split_of(name)
         if captions:
-            repeats = int(of_folder[1]) if of_folder else 1
-            collection.records.append(
-                Record(name, captions, split, box=boxes.get(key), repeats=repeats)
-            )
+            repeats, box = int(of_folder[1]) if of_folder else 1, boxes.get(key)
+            collection.records.append(Record(name, captions, split, box=box, repeats=repeats))
         elif captions is not None:
             skipped["pictures with an empty .txt"].append(name)
-    alone = {*texts.values()} - used.keys() - beside
-    for name in sorted(alone):
-        if not name.lower().endswith(".json") and not OF_CUB.fullmatch(name):
+    for name in sorted(texts[stem] for stem in alone):
+        if not name.lower().endswith(".json") and not NO_TEXTS.fullmatch(name):
             skipped[ALONE].append(name)
     return collection
 
@@ -361,17 +367,15 @@ class Gathered:
         self.source = source
         self.captions: dict[str, tuple[str, ...]] = {}
         self.splits: dict[str, str] = {}  # as a column tells
-        self.meant: dict[
-            str, tuple[int, str]
-        ] = {}  # how well which name, that is not its path, fits
+        self.meant: dict[str, tuple[int, str]] = {}  # path -> how well which other name fits
         self.skipped: Skipped = defaultdict(list)
 
     def skip(self, reason: str, where: str) -> None:
         self.skipped[reason].append(where)
 
     def add_row(self, where: str, folder: str, names: list, cell: object, split: object) -> None:
-        """The images `names`, seen from `folder` or the root, or wherever paths end so, get the
-        captions in `cell`, a string or a list."""
+        """The images `names`, seen from `folder`, or where paths end so, get the captions in
+        `cell`, a string or a list."""
         texts = cell if isinstance(cell, list) else [cell]
         texts, names = [*filter(is_text, texts)], [name for name in names if is_text(name) and name]
         if any(map(BROKEN.search, (*texts, *names))):
@@ -383,12 +387,16 @@ class Gathered:
             return self.skip("rows without a caption", where)
         place, split = self.source.place, clean_caption(split).lower()
         for name in names:
-            name, fits = NUMBERED.sub("", name), EXACT
-            path = place.find(folder, name) or place.find("", name)
+            name, fits, whole = NUMBERED.sub(r"\1", name), EXACT, ""
+            path = place.find(folder, name)
             if not path:
-                path, fits = place.find_tail(posixpath.join(folder, name))
-            of_table = where.partition(", ")[0]
-            if reason := self.claim(path, fits, name) if path else place.why_not(of_table, name):
+                path, fits = place.find_tail(folder, name)
+                whole = folded(posixpath.join(folder, name))
+            if path:
+                reason = self.claim(path, fits, whole)
+            else:
+                reason = AMBIGUOUS if fits else place.why_not(where.partition(", ")[0], name)
+            if reason:
                 self.skip(reason, f"{name} ({where})")
                 continue
             self.captions[path] = (*self.captions.get(path, ()), *found)
@@ -401,12 +409,11 @@ class Gathered:
 
         fits: how many of the last parts of the path it has; EXACT: it is the path.
         """
-        none = (EXACT if path in self.captions else 0, name)
-        before, other = self.meant.get(path, none)
-        if fits == before and other == name:
-            return ""
+        before, other = self.meant.get(path, (EXACT if path in self.captions else 0, name))
         if fits < before:
             return MISSING
+        if fits == before and (fits == EXACT or name == other):
+            return ""
         if self.captions.pop(path, ()):
             self.skip(MISSING if fits > before else AMBIGUOUS, other)
             self.splits.pop(path, None)
@@ -416,54 +423,42 @@ class Gathered:
         return "" if fits > before else AMBIGUOUS
 
     def collection(self) -> Collection:
-        """All of them, and the images that no row names counted."""
-        records, source = [], self.source
-        if missing := self.skipped.get(MISSING):
-            unnamed = (n for n in source.place.files if is_image_name(n) and n not in self.captions)
-            near = {posixpath.basename(name): name for name in islice(unnamed, LOOKED_AT)}
-            wanted = re.split(r"[/\\]", missing[0].partition(" (")[0])[-1]
-            if close := get_close_matches(wanted, near, n=1, cutoff=0.8):
-                missing[0] += f"; there is {near[close[0]]}"
-        for path in source.place.files:
-            if captions := self.captions.pop(path, ()):  # millions of them, twice, are too many
-                split = self.splits.get(path) or split_of(path)
-                records.append(Record(path, captions, split))
-            elif source.whole and is_image_name(path):
-                self.skipped[NO_CAPTION].append(path)
-        return Collection(source.name, source.layout, source.place, records, self.skipped)
+        records = [Record(path, self.captions.pop(path), self.splits.get(path) or split_of(path))
+                   for path in sorted(self.captions)]  # fmt: skip
+        source = self.source
+        found = Collection(source.name, source.layout, source.place, records, self.skipped)
+        if elsewhere := [(name, path) for path, (_, name) in self.meant.items() if name]:
+            told = "{} is {}".format(*elsewhere[0])
+            found.also.append(f"{len(elsewhere):,} pictures elsewhere than a table says: {told}")
+        return found
 
 
-def is_coco(source: Source, name: str, base: str) -> bool:
-    """Whether it is a json, named by the user, at the top or called like annotations, with a list
-    of images. It may be large: where its beginning tells, the rest is not read."""
-    top = source.entries or "/" not in name.removeprefix(base)
-    if not (name.lower().endswith(".json") if top else ANNOTATIONS.fullmatch(name)):
-        return False
-    try:
-        with source.texts.open(name) as file:
-            if IMAGES.match(file.read(4096)):
-                return True
-        data = load_json(source.texts, name)
-    except (UserError, OSError):
-        return False
-    return isinstance(data, dict) and isinstance(data.get("images"), list)
+def is_coco(place: Place, name: str) -> bool:
+    """Whether it is a json with a list of images. It may be large: where its beginning tells, the
+    rest is not read."""
+    if IMAGES.match(head(place, name)):
+        return True
+    with suppress(UserError):
+        data = load_json(place, name)
+        return isinstance(data, dict) and isinstance(data.get("images"), list)
+    return False
 
 
-def apply_split_lists(source: Source, collection: Collection) -> None:
+def apply_split_lists(place: Place, collection: Collection) -> None:
     """Honour train.txt, test.txt and the like, where each line is the name of an image, with or
     without its suffix."""
-    place = source.place
-    some = [name for name in place.files if name.lower().endswith(LISTS)]
-    lists = {name: SPLITS.get(stem_of(posixpath.basename(name)).lower()) for name in some}
     splits: dict[str, str] = {}
-    for name, split in lists.items():
-        lines = lines_of(place, name, defaultdict(list)) or ()
-        named = [place.find("", line) or place.find_tail(line)[0] for line in lines]
-        if split and sum(map(bool, named)) * 2 > len(named):
-            splits |= dict.fromkeys(filter(None, named), split)
-            collection.also.append(f"{name}, which tells {len(named):,} pictures to be {split}")
+    for name in [name for name in place.files if name.lower().endswith(LISTS)]:
+        split = SPLITS.get(stem_of(posixpath.basename(name)).lower())
+        if not split or any(stem_of(name) + suffix in place.files for suffix in IMAGE_SUFFIXES):
+            continue
+        lines = [*filter(None, map(str.strip, read_text(place, name).splitlines()))]
+        paths = [place.find("", line) or place.find_tail("", line, True)[0] for line in lines]
+        if 2 * sum(map(bool, paths)) > len(lines):
+            splits |= dict.fromkeys(filter(None, paths), split)
+            collection.also.append(f"{name}, which tells {len(lines):,} pictures to be {split}")
             collection.skipped[ALONE] = [n for n in collection.skipped[ALONE] if n != name]
-            gone = [line for line, path in zip(lines, named, strict=True) if not path]
+            gone = [line for line, path in zip(lines, paths, strict=True) if not path]
             collection.skipped[f"pictures missing that {name} names"] += gone
     for i, record in enumerate(collection.records if splits else ()):
         collection.records[i] = record._replace(split=splits.get(record.path, record.split))
@@ -472,12 +467,6 @@ def apply_split_lists(source: Source, collection: Collection) -> None:
 def folder_name(path: str) -> str:
     """What the folder of a file is called; "" for the root."""
     return posixpath.basename(posixpath.dirname(path))
-
-
-def split_of(path: str) -> str | None:
-    """The split that a file is of, as the names of its folders tell, the outermost first."""
-    folders = path.lower().split("/")[:-1]
-    return next((SPLITS[folder] for folder in folders if folder in SPLITS), None)
 
 
 def split_in_name(name: str) -> str | None:

@@ -12,9 +12,8 @@ import unicodedata
 import zipfile
 from collections import defaultdict, deque
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from io import BytesIO
-from itertools import takewhile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,6 +29,9 @@ MISSING = "pictures missing"
 LINKS = "links out of the folder or to folders, which --follow-links would read"
 DRIVE = re.compile(r"[A-Za-z]+:/" if os.name == "posix" else r"[A-Za-z]+:")  # or http:/
 THUMBNAILS = "@eaDir"
+SPLITS = {"train": "train", "training": "train", "restval": "train", "test": "test",
+          "testing": "test", "eval": "test", "evaluation": "test", "validation": "validation",
+          "valid": "validation", "val": "validation", "dev": "validation"}  # fmt: skip
 Skipped = dict[str, list[str]]  # reason -> what was left out for it
 
 
@@ -51,21 +53,33 @@ class Place:
         path = join(folder, name)
         return path if path in self.files else ""
 
-    def find_tail(self, name: str) -> tuple[str, int]:
-        """The image whose path ends like `name`, wherever that was written, and how many of its
-        last parts are the same; "", 0 where there is none, or several. Case, accents, the kind of
-        slashes and a missing suffix do not matter."""
-        parts = folded(name).split("/")
+    def find_tail(self, folder: str, name: str, anywhere: bool = False) -> tuple[str, int]:
+        """The image that ends like `name` seen from `folder`, wherever that was written, and how
+        many of its last parts are the same; "", 0 where there is none, "", 1 where several may be
+        meant. Case, accents, the kind of slashes and the suffix do not matter.
+
+        A relative name has no part that the path contradicts, unless `anywhere`; that of an
+        absolute one, which is of another machine, may begin in any way. Splits are never confused.
+        """
+        seen = folded(posixpath.join(folder, name))
+        parts, known = seen.split("/"), folded(name).lstrip("./").split("/")
         for suffixed in (True, False):
-            parts[-1] = parts[-1] if suffixed else without_suffix(parts[-1])
+            if not suffixed:
+                parts[-1], known[-1] = without_suffix(parts[-1]), without_suffix(known[-1])
             for depth in range(1, len(parts) + 1):
                 path = self._tails(depth, suffixed).get("/".join(parts[-depth:]))
                 if path is None:
                     break
                 if path:
                     theirs = folded(path if suffixed else without_suffix(path)).split("/")
-                    same = (a == b for a, b in zip(reversed(parts), reversed(theirs), strict=False))
-                    return path, sum(1 for _ in takewhile(bool, same))
+                    same = len(posixpath.commonprefix([parts[::-1], theirs[::-1]]))
+                    far = anywhere or is_absolute(name) or same >= min(len(known), len(theirs))
+                    splits = {split_of(seen), split_of(path)} - {None}
+                    return (path, same) if far and len(splits) < 2 else ("", 0)
+            else:
+                return "", 1
+            if depth > 1:
+                return "", 1
         return "", 0
 
     def _tails(self, depth: int, suffixed: bool) -> dict[str, str]:
@@ -81,11 +95,16 @@ class Place:
 
     def why_not(self, table: str, name: str) -> str:
         """Why no image is called so in this table."""
-        path, root = join(posixpath.dirname(table), name), f"{folded(str(self.root.absolute()))}/"
+        path, root = join(posixpath.dirname(table), name), folded(str(self.root.absolute()))
         if path is None:
-            return MISSING if folded(name).startswith(root) else OUTSIDE
-        links = self.skipped.get(LINKS, ())
-        return OUTSIDE if any(f"{path}/".startswith(f"{link}/") for link in links) else MISSING
+            return MISSING if folded(name).startswith(f"{root}/") else OUTSIDE
+        parts = path.split("/")
+        above = ("/".join(parts[:depth]) for depth in range(1, len(parts) + 1))
+        return OUTSIDE if any(folder in self.links for folder in above) else MISSING
+
+    @cached_property
+    def links(self) -> set[str]:
+        return {*self.skipped.get(LINKS, ())}
 
     def stamp(self, name: str) -> int:
         """A number that changes when the file does; 0 for none."""
@@ -223,11 +242,22 @@ def opened_zip(path: Path, *state: int) -> zipfile.ZipFile:
 
 def join(folder: str, name: str) -> str | None:
     """The path of `name` seen from `folder`; None where that leaves the root, or is no path."""
-    name = name.replace("\\", "/")
-    if name.startswith("/") or DRIVE.match(name):
+    if is_absolute(name):
         return None
+    name = name.replace("\\", "/")
     path = posixpath.normpath(posixpath.join(folder, name))
     return None if path in (".", "..") or path.startswith(("/", "../")) else path
+
+
+def is_absolute(name: str) -> bool:
+    """Whether it is a path from a root or a drive, or an address: http://..."""
+    return name.startswith(("/", "\\")) or bool(DRIVE.match(name.replace("\\", "/")))
+
+
+def split_of(path: str) -> str | None:
+    """The split that a file is of, as the names of its folders tell, the outermost first."""
+    folders = path.lower().split("/")[:-1]
+    return next((SPLITS[folder] for folder in folders if folder in SPLITS), None)
 
 
 def stem_of(path: str) -> str:

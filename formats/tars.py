@@ -7,7 +7,7 @@ from pathlib import Path
 
 from formats.images import IMAGE_SUFFIXES
 from formats.places import OUTSIDE, Skipped, is_litter, join
-from formats.texts import BROKEN, MAX_TEXT, NOT_UTF8, captions_in_json, clean_caption
+from formats.texts import MAX_TEXT, NOT_UTF8, captions_in_json, cleaned
 
 IMAGES = ("jpg", "png", "webp", *sorted(s[1:] for s in IMAGE_SUFFIXES), "img", "image",
             "input.jpg", "input.png")  # fmt: skip
@@ -17,7 +17,8 @@ OTHER = "files in tars that are neither picture nor caption"
 SPECIAL = "links and other special files in tars"
 DAMAGED = "tars that are damaged"
 NO_IMAGE = "captions without a picture"
-NOT_TOGETHER = "samples whose files do not lie together in the tar, and are not read"
+NOT_TOGETHER = ("samples whose files do not lie together in the tar; unpack it, or pack it anew by "
+                "tar --sort=name")  # fmt: skip
 METADATA = re.compile("__.*__")  # names that are no samples
 SUSPICIOUS = re.compile(r"^/|\.\.|[\\:]")  # parts of names that may lead out of the folder
 Sample = tuple[str, tuple[str, ...], int, int]  # name of the image, captions, offset, size
@@ -58,12 +59,8 @@ def read_shard(path: Path) -> tuple[list[Sample], Skipped]:
                 if not member.isreg() and not member.isdir() or member.issparse():
                     skipped[SPECIAL].append(name)
                     continue
-                if (
-                    not part
-                    or member.isdir()
-                    or is_litter(name.rpartition("/")[2])
-                    or METADATA.fullmatch(name)
-                ):
+                litter = is_litter(name.rpartition("/")[2]) or METADATA.fullmatch(name)
+                if not part or member.isdir() or litter:
                     continue
                 if key != its_key:
                     finish()
@@ -79,9 +76,10 @@ def read_shard(path: Path) -> tuple[list[Sample], Skipped]:
                 else:
                     archive.fileobj.seek(member.offset_data)  # half the time of extractfile
                     data = archive.fileobj.read(member.size)
-                    parts[part], broken = captions_in(part, data)
-                    if broken:
-                        parts["broken"] = ()
+                    text = data.decode("utf-8-sig", errors="surrogateescape")
+                    parts[part] = cleaned(captions_in_json(text) if part == "json" else [text])
+                    if isinstance(parts[part], int):  # no UTF-8
+                        parts[part] = parts["broken"] = ()
             # A damaged header ends the iteration, too: only the end of a tar is made of zeros.
             archive.fileobj.seek(archive.offset)
             if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -103,11 +101,3 @@ def key_of(name: str) -> tuple[str, str]:
     folder, slash, base = name.rpartition("/")
     stem, _, part = base.partition(".")
     return folder + slash + stem, part.lower()
-
-
-def captions_in(part: str, data: bytes) -> tuple[tuple[str, ...], bool]:
-    """The captions in a file of a tar, and whether there are bytes that are no UTF-8."""
-    text = data.decode("utf-8-sig", errors="surrogateescape")
-    texts = captions_in_json(text) if part == "json" else [text]
-    broken = any(BROKEN.search(t) for t in texts or [text])
-    return tuple(t for t in map(clean_caption, texts) if t) if not broken else (), broken

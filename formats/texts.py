@@ -12,7 +12,7 @@ from itertools import islice
 
 from config import UserError
 from formats.images import is_image_name
-from formats.places import MAX_BYTES, Place, Skipped
+from formats.places import MAX_BYTES, SPLITS, Place, Skipped
 
 # The first that is there.
 CAPTION_COLUMNS = ("text", "captions", "caption", "prompt", "title", "description", "comment")
@@ -20,9 +20,12 @@ PATH_COLUMNS = ("file_name", "image_path", "path", "image", "file", "filename", 
                 "image_name", "image_file")  # fmt: skip
 MAX_TEXT = 1 << 20  # bytes that an image's own text, or a cell of a table, may have
 MORE_CELLS = "rows with more cells than columns; captions with commas need quotes"
-NOT_UTF8 = "captions that are not UTF-8 text"
+NOT_UTF8 = "captions that are not UTF-8 text, as which they are to be saved"
+BAD_QUOTES = "rows whose quotes do not match, or that are too long"
+MAX_LINES = 20  # that a row of a table may have
 NO_OBJECT = "rows that are no JSON object"
-NUMBERED = re.compile(r"(?<=[a-zA-Z])#\d+$")  # Flickr's 1.jpg#0 is the first caption of 1.jpg
+NUMBERED = re.compile(r"(?<=\.)(\w{3,4})#\d+$")  # Flickr's 1.jpg#0 is the first caption of 1.jpg
+BOXES = re.compile(r"\d+( -?\d*\.?\d+){4,}")  # a line of YOLO's labels
 PRINTED = re.compile(r"""\[(?:'[^']*'|"[^"]*")(?:, *(?:'[^']*'|"[^"]*"))*\]""")  # a list of texts
 CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")  # but for white space
 BROKEN = re.compile("[\udc80-\udcff]")  # what read_text makes of bytes that are no UTF-8
@@ -53,27 +56,23 @@ def encoding_of(first: bytes) -> tuple[str, str]:
     return "utf-8-sig", "surrogateescape"
 
 
-def lines_of(place: Place, name: str, skipped: Skipped) -> tuple[str, ...] | None:
-    """The lines of a text that are not empty; None where it cannot be read, which is counted."""
+def texts_of(place: Place, name: str, skipped: Skipped) -> tuple[str, ...] | None:
+    """The captions in a text beside an image: what a row of a table would say in a .json, else
+    the lines that are not empty. None where it cannot be read, which is counted."""
     try:
-        lines = re.split(r"\r\n|\r|\n", read_text(place, name, MAX_TEXT))
+        text = read_text(place, name, MAX_TEXT)
     except UserError as error:
         skipped["texts that cannot be read"].append(str(error))
         return None
-    for number, line in enumerate(lines, start=1):
-        if BROKEN.search(line):
-            skipped[NOT_UTF8].append(f"{name}, line {number}")
-            return None
-    return tuple(line for line in map(clean_caption, lines) if line)
-
-
-def texts_of(place: Place, name: str, skipped: Skipped) -> tuple[str, ...] | None:
-    """The captions in a text beside an image: of a .json what a row of a table would tell, else
-    lines. None where it cannot be read, which is counted."""
-    if not name.lower().endswith(".json"):
-        return lines_of(place, name, skipped)
-    texts = captions_in_json(read_text(place, name, MAX_TEXT))
-    return tuple(filter(None, map(clean_caption, texts)))
+    lines = re.split(r"\r\n|\r|\n", text)
+    captions = cleaned(captions_in_json(text) if name.lower().endswith(".json") else lines)
+    if isinstance(captions, int):
+        skipped[NOT_UTF8].append(f"{name}, line {captions}")
+        return None
+    if captions and all(map(BOXES.fullmatch, captions)):
+        skipped["texts of numbers only, as YOLO has them"].append(name)
+        return None
+    return captions
 
 
 def captions_in_json(text: str) -> list[str]:
@@ -81,9 +80,17 @@ def captions_in_json(text: str) -> list[str]:
     try:
         row = json.loads(text)
     except (ValueError, RecursionError):
-        return []
+        return [text] if BROKEN.search(text) else []
     cell = caption_cell(row) if isinstance(row, dict) else None
     return [*filter(is_text, cell if isinstance(cell, list) else [cell])]
+
+
+def cleaned(texts: list[str]) -> tuple[str, ...] | int:
+    """The captions that are not empty; the number of the first that is no UTF-8, if one is."""
+    for number, text in enumerate(texts, start=1):
+        if BROKEN.search(text):
+            return number
+    return tuple(filter(None, map(clean_caption, texts)))
 
 
 def rows_of(
@@ -103,8 +110,9 @@ Rows = Iterator[tuple[str, dict | str]]  # "line N", and the row, or why there i
 
 
 def json_rows(place: Place, name: str) -> Rows:
-    """A list of rows, or an object {path: caption or row}, or one of these in an object that holds
-    other things too. A row is an object, or a path and a caption. Lines of jsonl are read, too."""
+    """A list of rows, or an object {path: caption or row}, or an object that holds some of these,
+    perhaps by the names of splits. A row is an object, or a path and a caption. Lines of jsonl are
+    read, too."""
     try:
         data = load_json(place, name)
     except UserError:
@@ -112,26 +120,26 @@ def json_rows(place: Place, name: str) -> Rows:
             raise
         yield from jsonl_rows(place, name)
         return
-    if isinstance(data, dict):
-        data = next(filter(holds_rows, data.values()), data)
-    if isinstance(data, dict):
-        data = [
-            {"file_name": path} | (row if isinstance(row, dict) else {"text": row})
-            for path, row in data.items()
-        ]
-    for i, row in enumerate(data):
-        if isinstance(row, list) and len(row) == 2 and is_text(row[0]):
-            row = dict(zip(("file_name", "text"), row, strict=True))
-        yield f"entry {i}", row if isinstance(row, dict) else "entries that are no JSON objects"
+    parts = [(key, part) for key, part in data.items() if holds_rows(part)] if isinstance(
+        data, dict) else []  # fmt: skip
+    for key, part in parts or [("", data)]:
+        if isinstance(part, dict):
+            part = [{"file_name": path} | (row if isinstance(row, dict) else {"text": row})
+                    for path, row in part.items()]  # fmt: skip
+        for i, row in enumerate(part):
+            if isinstance(row, list) and len(row) == 2 and is_text(row[0]):
+                row = {"file_name": row[0], "text": row[1]}
+            if isinstance(row, dict) and key.lower() in SPLITS:
+                row = {"split": key} | row
+            where = f"{key}, entry {i}" if key else f"entry {i}"
+            yield where, row if isinstance(row, dict) else "entries that are no JSON objects"
 
 
 def holds_rows(found: object) -> bool:
     """Whether it is a list of rows, or an object of them."""
-    if isinstance(found, list):
-        return bool(found) and all(isinstance(row, (dict, list)) for row in found)
-    return (
-        bool(found) and isinstance(found, dict) and all(isinstance(r, dict) for r in found.values())
-    )
+    rows = found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
+    kinds = dict if isinstance(found, dict) else (dict, list)
+    return len(rows) > 0 and all(isinstance(row, kinds) for row in rows)
 
 
 def jsonl_rows(place: Place, name: str) -> Rows:
@@ -163,18 +171,20 @@ def begins_as_table(place: Place, name: str) -> bool:
     """Whether it is a .txt whose first line names columns, or an image, as Flickr8k has it."""
     if not name.lower().endswith(".txt"):
         return False
-    try:
-        with place.open(name) as file:
-            first = file.read(4096)
-    except OSError:
-        return False
+    first = head(place, name)
     line = first.decode(*encoding_of(first[:2])).partition("\n")[0]
     cells = [cell.strip().lower() for cell in line.split(separator_of(line))]
-    return len(cells) > 1 and (
-        bool({*cells} & {*PATH_COLUMNS})
-        and bool({*cells} & {*CAPTION_COLUMNS})
-        or is_image_name(NUMBERED.sub("", cells[0]))
-    )
+    named = {*cells} & {*PATH_COLUMNS} and {*cells} & {*CAPTION_COLUMNS}
+    return len(cells) > 1 and bool(named or is_image_name(NUMBERED.sub(r"\1", cells[0])))
+
+
+def head(place: Place, name: str) -> bytes:
+    """How a file begins; nothing where it cannot be read."""
+    try:
+        with place.open(name) as file:
+            return file.read(4096)
+    except OSError:
+        return b""
 
 
 def separator_of(line: str) -> str:
@@ -184,35 +194,49 @@ def separator_of(line: str) -> str:
 
 def csv_rows(place: Place, name: str) -> Rows:
     """Of .csv, .tsv and .txt. The first line names the columns, unless it holds none of their names
-    and begins with that of an image. Cells are separated by commas, else tabs, semicolons or bars,
-    as the first line tells. Raises UserError where quotes do not match; between tabs and bars, they
-    are letters then.
-    """
+    and begins with that of an image. Cells are separated by tabs, commas, semicolons or bars, as
+    the first line tells."""
     csv.field_size_limit(MAX_TEXT)
-    text = read_text(place, name).replace("\0", " ")
-    separator = separator_of(text.lstrip().split("\n", 1)[0])
+    lines = re.split(r"\r\n|\r|\n", read_text(place, name).replace("\0", " "))
+    if told := re.fullmatch(r"sep=(.)", lines[0].strip(), re.I):  # as Excel begins
+        lines[0] = ""
+    separator = told[1] if told else separator_of(next(filter(str.strip, lines), ""))
     separator = "\t" if name.lower().endswith(".tsv") else separator
-    quoted = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    try:
-        lines = [(quoted.line_num, cells) for cells in quoted]
-    except csv.Error as error:
-        if separator not in "\t|":
-            raise UserError(f"{name}, line {quoted.line_num}: {error}") from error
-        lines = enumerate(
-            (line.split(separator) for line in re.split(r"\r\n|\r|\n", text)), start=1
-        )
     columns: list[str] = []
-    for number, cells in lines:
-        if not cells or cells == [""]:
+    for number, cells in cells_of(lines, separator):
+        if cells is None:
+            yield f"line {number}", BAD_QUOTES
+            continue
+        if cells in ([], [""]):
             continue
         if not columns:
             columns = [cell.strip().lower() for cell in cells]
             headed = set(columns) & {*PATH_COLUMNS, *CAPTION_COLUMNS, "tags"}
-            if headed or not is_image_name(NUMBERED.sub("", cells[0])):
+            if headed or not is_image_name(NUMBERED.sub(r"\1", cells[0])):
                 continue
             columns = ["file_name", "text"]
         fits = len(cells) <= len(columns) or not any(cells[len(columns) :])
         yield f"line {number}", dict(zip(columns, cells, strict=False)) if fits else MORE_CELLS
+
+
+def cells_of(lines: list[str], separator: str) -> Iterator[tuple[int, list[str] | None]]:
+    """The number of its first line, and the cells, of each row. In quotes there may be line breaks,
+    but none after which an image is named: there, quotes do not match. Then the first line alone is
+    lost, which is None, or, between tabs or bars, read as it stands."""
+    at = 0
+    while at < len(lines):
+        for span in range(1, MAX_LINES + 1):
+            row = ["\n".join(lines[at : at + span])]
+            try:
+                cells = next(csv.reader(row, delimiter=separator, strict=True), [])
+                break
+            except csv.Error:
+                after = lines[at + span].split(separator)[0] if at + span < len(lines) else ".png"
+                if span == MAX_LINES or is_image_name(after.strip(' "')):
+                    span, cells = 1, lines[at].split(separator) if separator in "\t|" else None
+                    break
+        yield at + 1, cells
+        at += span
 
 
 def parquet_rows(place: Place, name: str) -> Rows:

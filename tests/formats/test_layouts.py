@@ -8,7 +8,7 @@ from written import csv_of, expect, find_collection, link, record, refused, spli
 from formats.layouts import read_pairs
 from formats.places import LINKS, MISSING, OUTSIDE, is_inside
 from formats.tars import NO_CAPTION
-from formats.texts import MORE_CELLS, NO_OBJECT, NOT_UTF8, clean_caption
+from formats.texts import BAD_QUOTES, MORE_CELLS, NO_OBJECT, NOT_UTF8, clean_caption
 
 LOST = "links that lead nowhere"
 EMPTY, ALONE, NO_TEXT = (
@@ -299,9 +299,24 @@ def test_lines_that_are_no_json_objects_are_skipped_and_counted_with_their_numbe
 @pytest.mark.parametrize(
     "line", ['a.png,"no end\nb.png,b\n', 'a.png,"one" two\nb.png,b\n', "a.png," + "x" * (1 << 21)]
 )
-def test_a_csv_whose_quotes_or_sizes_are_wrong_is_refused_with_its_line(tmp_path, line):
+def test_a_row_whose_quotes_or_sizes_are_wrong_is_counted_and_costs_no_other(tmp_path, line):
     write(tmp_path, "a.png", "b.png", {"metadata.csv": f"file_name,text\n{line}"})
-    refused(tmp_path, r"metadata\.csv, line \d")
+    rows = {"b.png": "b"} if "b.png" in line else {}
+    skipped = {BAD_QUOTES: ["metadata.csv, line 2"], NO_CAPTION: ["a.png"]}
+    if rows:
+        expect(tmp_path, rows, skipped)
+    else:
+        refused(tmp_path, f"1 {BAD_QUOTES}")
+
+
+def test_a_quote_that_opens_in_one_row_and_closes_in_another_swallows_none(tmp_path):
+    rows = [f"{i:02d}.png,a bird {i}" for i in range(60)]
+    rows[5], rows[9], rows[20], rows[50] = '05.png,"five', '09.png,nine"', '20.png,"x', '50.png,y"'
+    write(tmp_path, *(f"{i:02d}.png" for i in range(60)))
+    write(tmp_path, {"t.csv": "\n".join(["path,text", *rows])})
+    found = find_collection(tmp_path)
+    assert found.skipped[BAD_QUOTES] == ["t.csv, line 7", "t.csv, line 22"]
+    assert len(found.records) == 58 and max(len(r.captions[0]) for r in found.records) < 10
 
 
 def test_long_captions_are_read_whole_up_to_a_limit_of_memory(tmp_path):
@@ -330,7 +345,7 @@ def test_a_table_without_the_columns_is_told_which_it_needs(tmp_path):
 
 def test_what_is_missing_empty_or_of_another_kind_is_refused_with_what_to_do(tmp_path):
     refused(tmp_path / "nowhere", "nowhere does not exist; --data takes a folder")
-    refused(tmp_path, r"no captioned pictures.*nothing.*metadata\.jsonl")
+    refused(tmp_path, r"no captioned pictures.*holds nothing.*there are no pictures in it")
     write(tmp_path, {"a.doc": "", "a.tar.gz": "", "a.zip": ""})
     refused(str(tmp_path / "a.doc"), r"a\.doc is a file of a kind.*takes a folder")
     refused(str(tmp_path / "a.tar.gz"), r"a\.tar\.gz is packed; unpack it \(tar -xf")
