@@ -291,6 +291,9 @@ def test_a_run_from_other_weights_begins_with_their_drawings_at_latent_0(image_f
         torch.testing.assert_close(
             new.predict_mean(tokens), source.predict_mean(tokens), atol=1e-3, rtol=0
         )
+        if after == "on":  # and whatever the latent is
+            columns = new.fully_connected.weight[:, -new.config.noise_dim :]
+            assert columns.abs().max() < 1e-3 < new.fully_connected.weight.abs().max()
 
 
 def test_a_log_in_a_file_holds_plain_lines_with_the_numbers(image_folder, capsys):
@@ -300,6 +303,7 @@ def test_a_log_in_a_file_holds_plain_lines_with_the_numbers(image_folder, capsys
     of = [line for line in lines if " of 96 images, " in line]
     assert re.fullmatch(r"16 of 96 images, \d+ s: loss=\d\.\d+", of[0])
     assert re.match(r"96 of 96 images, \d+ s: regression_loss \d\.\d+, ", of[-1])
+    assert sum("loss=" in line for line in of) == 1  # the others came within ten seconds
 
 
 def test_how_long_a_run_takes_is_told_and_changes_no_bit(image_folder, monkeypatch, capsys):
