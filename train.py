@@ -383,7 +383,8 @@ def open_data(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages]:
     )
     validation = dataset.other_split("validation")
     if not len(dataset):
-        raise UserError(f"{config.data} gives no images to train on; add some, to {FEW} or more")
+        raise UserError(f"{config.data} gives no images to train on: all are for "
+                        f"{' and '.join(dataset.splits)}; call their folder train")  # fmt: skip
     if config.flip:
         sided = [c for c in dataset.captions() if {"left", "right"} & set(split_words(c))]
         if sided:

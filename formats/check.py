@@ -56,7 +56,9 @@ def check_or_export(config: CheckConfig) -> None:
     print(f"see {folder}/sheet.png: do captions and pictures belong together? Every file that was "
           f"skipped is in {folder}/report.txt")  # fmt: skip
     if not sizes["train"]:
-        raise UserError(f"{config.data} gives no pictures to train on; add some")
+        there = " and ".join(name for name, found in opened.splits.items() if len(found))
+        raise UserError(f"{config.data} gives no pictures to train on: all are for {there}; name "
+                        "their folder itself, or call it train")  # fmt: skip
     if problems:
         sys.exit(1)
 

@@ -11,7 +11,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from difflib import get_close_matches
-from itertools import islice
 from pathlib import Path
 
 from config import DataConfig, UserError, short
@@ -110,7 +109,7 @@ def read_collection(source: Source) -> Collection:
     if chosen.whole:
         skipped[CONVERT] += ending_in(UNREAD, source)
     packed = ending_in(PACKED, source)
-    collection.also += [f"{name}, which is packed and not read" for name in packed]
+    collection.also += [f"{name} is packed and not read" for name in packed]
     if (more := len(collection.also) - MOST_NAMED) > 0:
         collection.also[MOST_NAMED:] = [f"{more} more"]
     for reason in [reason for reason, names in skipped.items() if not names]:
@@ -133,14 +132,16 @@ def name_others(collection: Collection, others: list[tuple[Source, Collection]])
     ours = {record.path for record in collection.records if others}
     for source, other in others:
         if not other.records:
-            collection.also += [f"{entry}, which captions nothing" for entry in source.entries]
+            collection.also += [f"{entry} captions nothing" for entry in source.entries]
             continue
         way, folder = f"--format {source.layout}", isinstance(source.texts, Folder)
         if len(source.entries) == 1 and folder:
             way = f"--data {shlex.quote(str(source.texts.root / source.entries[0]))}"
         elif source.layout == "table":  # --format would read the largest
             way = " and ".join(source.entries[:3])
-        collection.also.append(f"{source.layout}, {len(other.records):,} pictures: {way}")
+        collection.also.append(
+            f"also here: {source.layout}, {len(other.records):,} pictures: {way}"
+        )
         lost = sorted(record.path for record in other.records if record.path not in ours)
         if len(lost) > FEW * len(ours):
             collection.skipped[f"pictures that only {source.layout} captions ({way})"] += lost
@@ -207,8 +208,8 @@ def signs(source: Source) -> Iterator[tuple[str, tuple[str, ...] | None]]:
     for name in tables:
         if stem_of(posixpath.basename(name)).lower() not in SPLITS:
             others[posixpath.basename(name)].append(name)
-    for several in islice(others.values(), MOST_TABLES):
-        yield "table", tuple(several)
+    for name in sorted(others, key=lambda name: (len(name), name))[:MOST_TABLES]:
+        yield "table", tuple(others[name])
     folders = Counter(map(folder_name, images))
     if 2 * sum(n for f, n in folders.items() if REPEATED.fullmatch(f)) > len(images):
         yield "kohya", None

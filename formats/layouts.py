@@ -428,8 +428,8 @@ class Gathered:
         source = self.source
         found = Collection(source.name, source.layout, source.place, records, self.skipped)
         if elsewhere := [(name, path) for path, (_, name) in self.meant.items() if name]:
-            told = "{} is {}".format(*elsewhere[0])
-            found.also.append(f"{len(elsewhere):,} pictures elsewhere than a table says: {told}")
+            example = "{} is {}".format(*elsewhere[0])
+            found.also.append(f"elsewhere than told: {len(elsewhere):,} pictures ({example})")
         return found
 
 
@@ -456,7 +456,7 @@ def apply_split_lists(place: Place, collection: Collection) -> None:
         paths = [place.find("", line) or place.find_tail("", line, True)[0] for line in lines]
         if 2 * sum(map(bool, paths)) > len(lines):
             splits |= dict.fromkeys(filter(None, paths), split)
-            collection.also.append(f"{name}, which tells {len(lines):,} pictures to be {split}")
+            collection.also.append(f"{name} tells {len(lines):,} pictures to be {split}")
             collection.skipped[ALONE] = [n for n in collection.skipped[ALONE] if n != name]
             gone = [line for line, path in zip(lines, paths, strict=True) if not path]
             collection.skipped[f"pictures missing that {name} names"] += gone

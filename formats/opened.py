@@ -142,7 +142,7 @@ class OpenedCollection:
         return (
             f"data: {self.collection.name} ({self.collection.layout}), {sum(sizes.values()):,} "
             f"pictures with {num_captions:,} captions{way}\n"
-            + "".join(f"  also here: {found}\n" for found in self.collection.also)
+            + "".join(f"  {found}\n" for found in self.collection.also)
             + f"  skipped: {self.collection.skipped_line()}\n"
             f"  splits: {', '.join(f'{n:,} {s}' for s, n in sizes.items())}"
             + (

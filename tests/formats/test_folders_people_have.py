@@ -70,7 +70,7 @@ def test_1_texts_of_more_pictures_win_over_a_tar_of_some(tmp_path):
     way = f"--data {root / 'some.tar'}"
     lost = [f"some.tar/{name}" for name in names(120)]
     found = expect(root, captions(200), {ONLY.format("webdataset", way): lost}, "sidecar")
-    assert found.also == [f"webdataset, 120 pictures: {way}"]
+    assert found.also == [f"also here: webdataset, 120 pictures: {way}"]
     rows = [{"file_name": name, "text": text} for name, text in captions(200).items()]
     root = write(tmp_path / "2", *names(200), {"metadata.jsonl": rows})
     write(root, {"old/shard.tar": samples(120, "an old bird")})
@@ -92,7 +92,7 @@ def test_2_a_packed_or_stray_tar_decides_nothing(tmp_path):
     root = write(tmp_path / "birds", bird, {"text_c10/001.A_b/bird_0.txt": "a bird",
                                             "CUB_200_2011.tgz": b"packed"})  # fmt: skip
     assert expect(root, {bird: "a bird"}, layout="sidecar").also == [
-        "CUB_200_2011.tgz, which is packed and not read"
+        "CUB_200_2011.tgz is packed and not read"
     ]
     root = write(tmp_path / "data", *names(), sidecars(), {"stray.tar": tar_of({"a.py": "1"})})
     expect(root, captions(), layout="sidecar")
@@ -102,7 +102,7 @@ def test_3_a_table_of_other_facts_decides_nothing_and_is_named(tmp_path):
     facts = "file_name,width,height,camera\n" + "\n".join(f"{n},48,48,X" for n in names())
     root = write(tmp_path, *names(), sidecars(), {"metadata.csv": facts})
     found = expect(root, captions(), layout="sidecar")
-    assert found.also == ["metadata.csv, which captions nothing"]
+    assert found.also == ["metadata.csv captions nothing"]
 
 
 @pytest.mark.parametrize("name", ["metadata.csv", "captions.csv"])
@@ -130,8 +130,8 @@ def test_6_lists_of_names_tell_the_splits(tmp_path, suffix):
                      for name, numbers in lists.items()})  # fmt: skip
     found = find_collection(tmp_path)
     assert [r.split for r in found.records] == ["train"] * 100 + ["test"] * 20
-    assert found.also == ["test.txt, which tells 20 pictures to be test",
-                          "train.txt, which tells 100 pictures to be train"]  # fmt: skip
+    assert found.also == ["test.txt tells 20 pictures to be test",
+                          "train.txt tells 100 pictures to be train"]  # fmt: skip
     write(tmp_path, {"test.txt": "gone\n100\n101"})
     assert find_collection(tmp_path).skipped["pictures missing that test.txt names"] == ["gone"]
 
@@ -487,9 +487,9 @@ def test_what_else_is_there_can_be_read_by_what_is_told(tmp_path, files):
         return
     root = write(tmp_path / "data", *names(), sidecars(), tables)
     also = find_collection(root).also
-    assert len(also) == 3 and "table, 117 pictures: test.csv and train.csv" in also
+    assert len(also) == 3 and "also here: table, 117 pictures: test.csv and train.csv" in also
     for line in (line for line in also if " --" in line):
-        layout, num, way = re.fullmatch(r"(\w+), (\d+) pictures: (.*)", line).groups()
+        layout, num, way = re.fullmatch(r"also here: (\w+), (\d+) pictures: (.*)", line).groups()
         told = shlex.split(way)
         data, options = (told[1], {}) if told[0] == "--data" else (root, {"format": told[1]})
         again = find_collection(data, **options)

@@ -422,7 +422,7 @@ def test_tars_that_are_none_or_packed_are_counted_and_told_what_to_do(tmp_path):
     refused(tmp_path, r"unpack what is packed \(.tar.gz, .tgz\)")
     write(tmp_path, {"0.tar": tar_of(FOUR[0]), "1.tar": b"no tar", "2.tar": b""})
     found = expect(tmp_path, {"0.tar/000000000.jpg": "no 0"}, {DAMAGED: 2})
-    assert found.also == [f"{name}, which is packed and not read" for name in ("0.tar.gz", "1.tgz")]
+    assert found.also == [f"{name} is packed and not read" for name in ("0.tar.gz", "1.tgz")]
 
 
 # CUB birds and Oxford flowers
@@ -587,7 +587,7 @@ def test_of_several_tables_the_first_is_read_and_the_others_are_named(tmp_path):
     write(tmp_path, "a.png", tables)
     for options in ({}, {"format": "table"}):
         found = expect(tmp_path, {"a.png": "1"}, **options)
-        assert found.also == [f"table, 1 pictures: --data {tmp_path / '2.csv'}"]
+        assert found.also == [f"also here: table, 1 pictures: --data {tmp_path / '2.csv'}"]
     expect(tmp_path / "2.csv", {"a.png": "2"})
 
 

@@ -109,7 +109,9 @@ def test_of_two_kinds_of_metadata_the_one_that_captions_most_is_read(tmp_path):
     write(tmp_path, "a.png", "b.png", {"metadata.csv": csv_of([("a.png", "one"), ("b.png", "two")]),
                                        "metadata.jsonl": [row("a.png", "red")]})  # fmt: skip
     found = expect(tmp_path, {"a.png": "one", "b.png": "two"}, layout="imagefolder")
-    assert found.also == [f"imagefolder, 1 pictures: --data {tmp_path / 'metadata.jsonl'}"]
+    assert found.also == [
+        f"also here: imagefolder, 1 pictures: --data {tmp_path / 'metadata.jsonl'}"
+    ]
     expect(tmp_path / "metadata.jsonl", {"a.png": "red"})
     write(tmp_path, {"metadata.jsonl": [row("a.png", "red"), row("b.png", "blue")]})
     expect(tmp_path, {"a.png": "red", "b.png": "blue"})
