@@ -13,6 +13,7 @@ import zipfile
 from collections import OrderedDict
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -38,6 +39,7 @@ from muon import load_optimizer, make_optimizers
 from tokenizer import SPECIAL_TOKENS, UNKNOWN, Tokenizer
 
 # All that a file may ask Python for: torch allows more, of which some would fill the memory.
+EXTRA = "_extra_state"  # configuration and vocabulary
 ALLOWED = {
     "collections OrderedDict",
     "torch._utils _rebuild_tensor_v2",
@@ -57,15 +59,38 @@ def save(state: dict, path: Path, keep_previous: bool = True) -> None:
 
     Raises ValueError, and writes nothing, where `load` would not accept it.
     """
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
+    if path.suffix == ".safetensors":
+        content = _to_safetensors(state)
+    else:
+        torch.save(state, buffer := io.BytesIO())
+        content = buffer.getbuffer()
     try:
-        parse(buffer.getvalue())
+        parse(bytes(content))
     except MemoryError:
         pass  # no room to look: better a file that nobody has looked at than none
     except Exception as error:
         raise ValueError(f"{path} could not be read back: {error}") from error
-    write_whole(path, lambda file: file.write(buffer.getbuffer()), keep_previous)
+    write_whole(path, lambda file: file.write(content), keep_previous)
+
+
+def _safetensors() -> ModuleType:
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise UserError("a .safetensors needs the package: pip install safetensors") from error
+    return safetensors.torch
+
+
+def _to_safetensors(weights: dict) -> bytes:
+    """The tensors of exported weights; configuration and vocabulary are metadata, as JSON."""
+    tensors = {n: w.contiguous() for n, w in weights.items() if isinstance(w, Tensor)}
+    return _safetensors().save(tensors, {EXTRA: json.dumps(weights[EXTRA])})
+
+
+def _from_safetensors(content: bytes) -> dict:
+    library = _safetensors()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return library.load(content) | {EXTRA: json.loads(header["__metadata__"][EXTRA])}
 
 
 def load(path: Path, repair: bool = False) -> dict:
@@ -109,6 +134,8 @@ def _read(path: Path) -> dict:
     try:
         content = path.read_bytes()
         state = parse(content)
+    except UserError:
+        raise
     except (OSError, MemoryError) as error:
         raise UserError(f"{path} cannot be read: {error or 'out of memory'}") from error
     except Exception as error:  # foreign bytes raise any kind
@@ -120,7 +147,9 @@ def _read(path: Path) -> dict:
 
 def parse(content: bytes) -> object:
     """The tensors and plain values in a file. Raises anything where there is anything else."""
-    return _plain(_unpickle(content), [len(content)])
+    is_safetensors = content[8:9] == b"{"  # after the length of its header
+    found = _from_safetensors(content) if is_safetensors else _unpickle(content)
+    return _plain(found, [len(content)])
 
 
 def _unpickle(content: bytes) -> object:

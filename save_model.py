@@ -2,6 +2,7 @@
 
 python save_model.py                       the newest run -> results_short/text_to_image_model.pth
 python save_model.py --run birds --output birds.pth
+python save_model.py --run birds --output birds --format safetensors
 """
 
 from pathlib import Path
@@ -45,6 +46,8 @@ def main(config: SaveConfig) -> Path:
     if source is None:
         raise UserError("there is no run in results/; train one with: python train.py")
     output = Path(config.output)
+    if config.format == "safetensors":
+        output = output.with_suffix(".safetensors")
     if output.is_dir():
         raise UserError(f"{output} is a folder; --output takes the name of a file")
     trained = checkpoint.load(source)

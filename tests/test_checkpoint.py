@@ -8,6 +8,7 @@ import multiprocessing
 import pickle
 import random
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 
@@ -121,6 +122,29 @@ def test_a_model_is_loaded_from_a_path_that_is_a_text(tmp_path):
     torch.save(wrapped, tmp_path / "wrapped.pth")
     model = checkpoint.load_model(tmp_path / "wrapped.pth")
     assert torch.equal(model.draw(["red"], [0]), expected.draw(["red"], [0]))
+
+
+def test_safetensors_hold_the_same_model_and_are_checked_like_other_files(tmp_path, monkeypatch):
+    safetensors = pytest.importorskip("safetensors")
+    model = TextToImageModel(CONFIG, TOKENIZER).eval()
+    path = tmp_path / "weights.safetensors"
+    checkpoint.save(model.state_dict(), path)
+    again = checkpoint.load_model(path)
+    assert again.config == model.config and again.tokenizer.vocabulary == model.tokenizer.vocabulary
+    assert torch.equal(again.draw(["a red bird"], [0]), model.draw(["a red bird"], [0]))
+    with safetensors.safe_open(path, "pt") as file:  # as others read it
+        assert set(file.metadata()) == {"_extra_state"} and "_extra_state" not in list(file.keys())
+    content = path.read_bytes()
+    for damaged in (content[:-9], content[:100], content.replace(b"_extra_state", b"_other_state"),
+                    content.replace(b"F32", b"F64")):  # fmt: skip
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="is damaged|does not fit"):
+            checkpoint.load_model(path)
+    path.write_bytes(content)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)  # import raises ImportError
+    for use in (lambda: checkpoint.load_model(path), lambda: checkpoint.save({}, path)):
+        with pytest.raises(UserError, match="needs the package: pip install safetensors"):
+            use()
 
 
 def test_a_run_of_another_version_is_refused_with_a_way_on(tmp_path):

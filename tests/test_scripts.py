@@ -297,6 +297,8 @@ def test_who_replaces_the_shipped_weights_is_told_how_to_get_them_back(
     assert "git checkout -- results_short/weights.pth" in told and "replaced" not in told
     save_model.main(SaveConfig(output=str(shipped)))
     assert "replaced what was there, which is now" in capsys.readouterr().out
+    output = save_model.main(SaveConfig(output="elsewhere.pth", format="safetensors"))
+    assert output == Path("elsewhere.safetensors") and output.exists()
     save_model.main(SaveConfig(output="elsewhere.pth"))
     assert "git checkout" not in capsys.readouterr().out
 
