@@ -518,7 +518,7 @@ def main(config: TrainConfig) -> Path:
             try:
                 return train(config, folder, device, dataset, validation, processes)
             except torch.OutOfMemoryError as error:
-                told = f"{device} has too little memory: --accumulate {2 * config.accumulate} "
+                told = f"{device} has too little memory: --set accumulate={2 * config.accumulate} "
                 raise UserError(told + "needs about half, for the same result") from error
 
 

@@ -177,17 +177,16 @@ def candidates(source: Source) -> list[Source]:
 def signs(source: Source) -> Iterator[tuple[str, tuple[str, ...] | None]]:
     """(layout, the files that it begins with; none: (); None: it has no such files), the first of
     them the one that people mean where several caption the same images."""
-    images = [name for name in source.texts.files if is_image_name(name)]
-    stems = {*images, *map(stem_of, images)}
+    images: list[str] = []
+    others: list[str] = []
+    for name in source.entries or source.texts.files:
+        (images if is_image_name(name) else others).append(name)
+    metadata = [n for n in others if posixpath.basename(n) in METADATA_NAMES and not source.entries]
     # Files that lie beside no image of their name.
-    alone = source.entries or [
-        n for n in source.texts.files if not is_image_name(n) and stem_of(n) not in stems
-    ]
+    stems = {*images, *map(stem_of, images)} if len(others) > len(metadata) else set()
+    alone = [name for name in others if stem_of(name) not in stems]
     tops = {name.partition("/")[0] for name in source.texts.files if "/" in name}
     base = f"{tops.pop()}/" if len(tops) == 1 else ""  # of a zip of a folder
-    metadata = [] if source.entries else [
-        n for n in source.texts.files if posixpath.basename(n) in METADATA_NAMES
-    ]  # fmt: skip
     for kind in METADATA_NAMES:
         yield "imagefolder", tuple(n for n in metadata if posixpath.basename(n) == kind)
     at_top = {n for n in alone if source.entries or "/" not in n.removeprefix(base)}
@@ -204,16 +203,16 @@ def signs(source: Source) -> Iterator[tuple[str, tuple[str, ...] | None]]:
              or texts[posixpath.dirname(n)] <= FEW_TEXTS and begins_as_table(source.texts, n))
     ]  # fmt: skip
     yield "table", tuple(n for n in tables if stem_of(posixpath.basename(n)).lower() in SPLITS)
-    others = defaultdict(list)  # captions.csv in each of several folders is one table
+    by_name = defaultdict(list)  # captions.csv in each of several folders is one table
     for name in tables:
         if stem_of(posixpath.basename(name)).lower() not in SPLITS:
-            others[posixpath.basename(name)].append(name)
-    for name in sorted(others, key=lambda name: (len(name), name))[:MOST_TABLES]:
-        yield "table", tuple(others[name])
+            by_name[posixpath.basename(name)].append(name)
+    for name in sorted(by_name, key=lambda name: (len(name), name))[:MOST_TABLES]:
+        yield "table", tuple(by_name[name])
     folders = Counter(map(folder_name, images))
     if 2 * sum(n for f, n in folders.items() if REPEATED.fullmatch(f)) > len(images):
         yield "kohya", None
-    elif any(n.lower().endswith(TEXT_SUFFIXES) for n in source.texts.files):
+    elif any(n.lower().endswith(TEXT_SUFFIXES) for n in others) and not source.entries:
         yield "sidecar", None
     if isinstance(source.texts, Folder):
         yield "webdataset", tuple(n for n in alone if n.lower().endswith(".tar"))

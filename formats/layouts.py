@@ -1,11 +1,11 @@
 """Which captions belong to which images? A reader for each layout that collections come in.
 
     imagefolder   metadata.jsonl, .csv or .parquet with file_name and text, in any folder
-    sidecar       a .txt or .caption beside each image, or in folders of their own, as CUB birds
+    sidecar       a .txt, .caption or .json beside each image, or in a folder of its own (CUB)
     kohya         the same in folders called <repeats>_<words>, the words standing in for captions
     coco          annotations/captions_*.json, or Karpathy's json
     webdataset    tar shards of images and texts with the same key, as img2dataset writes them
-    table         one .csv, .tsv, .jsonl or .json with a path and a caption in each row
+    table         a .csv, .tsv, .jsonl or .json with a path and a caption in each row
     names         names of folders or files, where --caption-from asks for it
 
 All but webdataset may lie in a .zip.
@@ -121,7 +121,7 @@ def read_rows(source: Source) -> Collection:
     each of whose images gets the captions; CAPTION_COLUMNS: a string or a list of strings; tags;
     and perhaps split: train, validation, test or another name, of an image's first row, else the
     name of the table (test.csv) or a folder tells it. Rows of one image are put together. Paths
-    are relative to the table, or to --image-dir; Place.find tells what they may look like.
+    are relative to the table, or to --image-dir; Place.find_tail tells what else they may be.
     """
     gathered = Gathered(source)
     for entry in source.entries:
@@ -387,7 +387,7 @@ class Gathered:
             return self.skip("rows without a caption", where)
         place, split = self.source.place, clean_caption(split).lower()
         for name in names:
-            name, fits, whole = NUMBERED.sub(r"\1", name), EXACT, ""
+            name, fits, whole = NUMBERED.sub(r"\1", name) if "#" in name else name, EXACT, ""
             path = place.find(folder, name)
             if not path:
                 path, fits = place.find_tail(folder, name)

@@ -74,7 +74,7 @@ def test_too_little_memory_is_told_with_what_needs_less(image_folder, monkeypatc
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(train, "step_losses", too_much)
-    with pytest.raises(UserError, match="cpu has too little memory: --accumulate 4 needs about"):
+    with pytest.raises(UserError, match="cpu has too little memory: --set accumulate=4 needs"):
         train.main(tiny(image_folder, accumulate=2))
 
 

@@ -496,6 +496,11 @@ def test_what_else_is_there_can_be_read_by_what_is_told(tmp_path, files):
         assert (again.layout, len(again.records)) == (layout, int(num))
 
 
+def test_a_table_that_is_named_is_read_whatever_else_is_there(tmp_path):
+    write(tmp_path, *names(), sidecars(), {"t.csv": table(names(3)), "u.csv": table(names())})
+    expect(tmp_path / "t.csv", captions(3), layout="table")
+
+
 def test_captions_of_several_folders_are_one_table(tmp_path):
     for folder in "ab":
         write(tmp_path / folder, *names(), {"captions.csv": table(names())})
