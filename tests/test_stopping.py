@@ -19,6 +19,19 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals")
 SCRIPT = Path(__file__).parent.parent / "train.py"
 
 
+started: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def none_is_left():
+    """A test that fails leaves no run behind."""
+    yield
+    while started:
+        process = started.pop()
+        process.kill()
+        process.wait()
+
+
 def start(folder: Path, before=None, **streams) -> subprocess.Popen:
     """A run far too long to end by itself."""
     make_flags(folder / "flags")
@@ -26,7 +39,8 @@ def start(folder: Path, before=None, **streams) -> subprocess.Popen:
     for name, value in (TINY | {"images": 10**9, "sample_every": 10**8}).items():
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         command += ["--set", f"{name}={text}"]
-    return subprocess.Popen(command, cwd=folder, preexec_fn=before, **streams)
+    started.append(subprocess.Popen(command, cwd=folder, preexec_fn=before, **streams))
+    return started[-1]
 
 
 def wait_for(condition, seconds: float = 60) -> None:
