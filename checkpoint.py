@@ -38,8 +38,8 @@ from model import TextToImageModel, check_fit, plain_names
 from muon import load_optimizer, make_optimizers
 from tokenizer import SPECIAL_TOKENS, UNKNOWN, Tokenizer
 
-# All that a file may ask Python for: torch allows more, of which some would fill the memory.
 EXTRA = "_extra_state"  # configuration and vocabulary
+# All that a file may ask Python for: torch allows more, of which some would fill the memory.
 ALLOWED = {
     "collections OrderedDict",
     "torch._utils _rebuild_tensor_v2",
@@ -101,7 +101,7 @@ def load(path: Path, repair: bool = False) -> dict:
     the process that writes them.
     """
     state, found = load_whole(path)
-    if repair and found != path:
+    if repair and found != path and found.exists():
         if path.exists():
             kept = path.with_suffix(f".damaged{path.suffix}")
             os.replace(path, kept)
@@ -139,7 +139,7 @@ def _read(path: Path) -> dict:
     except (OSError, MemoryError) as error:
         raise UserError(f"{path} cannot be read: {error or 'out of memory'}") from error
     except Exception as error:  # foreign bytes raise any kind
-        raise Damaged(f"{path} is damaged, or not a file that torch.save wrote") from error
+        raise Damaged(f"{path} is damaged, or no file of weights") from error
     if not isinstance(state, dict):
         raise UserError(f"{path} holds no weights of this project")
     return state
@@ -346,6 +346,8 @@ def first_weights(config: TrainConfig, captions: list[str]) -> dict:
     old = load_model(choose_weights(config.init_from)[0])
     # The new run says how it draws and what its seeds decide, the file how large it is, unless that
     # is asked for.
+    if config.completer_only and bool(new.noise_dim) != bool(old.config.noise_dim):
+        raise UserError("--completer-only leaves latents as they are; leave out --latents")
     free = ("mask_scale", "latent_temperature", "augmentation_dim")
     if not (new.noise_dim and old.config.noise_dim):
         free += ("noise_dim",)

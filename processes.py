@@ -4,7 +4,7 @@
 
 Each process has all weights, draws the random numbers of the whole batch and learns from its part
 of it; the gradients are added up. So a run is the same for any number of them but for rounding, and
-may go on with another number. The first one alone prints, measures and writes.
+may go on with another number. The first one alone measures and writes, and tells all but errors.
 """
 
 import os
@@ -36,8 +36,8 @@ class Processes(NamedTuple):
         try:
             dist.all_reduce(flat)
         except RuntimeError as error:
-            raise UserError("another process of this run has ended; the same command goes on from "
-                            "the last checkpoint") from error  # fmt: skip
+            raise UserError(f"another process of this run has ended ({error}); the same command "
+                            "goes on from the last checkpoint") from error  # fmt: skip
         for tensor, total in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(total.view_as(tensor))
 
@@ -67,9 +67,17 @@ def joined(device: torch.device) -> Iterator[Processes]:
     if count == 1:
         yield Processes()
         return
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", count))
+    if device.type != "cpu" and here > torch.cuda.device_count():
+        told = f"{here} processes cannot share {device}; each needs a GPU, or --device cpu"
+        raise UserError(told)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"the {count} processes do not find each other; start them by torchrun "
+                        f"({str(error).splitlines()[0]})") from error  # fmt: skip
     try:
         if rank == 0:
             yield Processes(rank, count)

@@ -47,7 +47,7 @@ def main(config: SaveConfig) -> Path:
         raise UserError("there is no run in results/; train one with: python train.py")
     output = Path(config.output)
     if config.format == "safetensors":
-        output = output.with_suffix(".safetensors")
+        output = output.with_name(output.name.removesuffix(".pth") + ".safetensors")
     if output.is_dir():
         raise UserError(f"{output} is a folder; --output takes the name of a file")
     trained = checkpoint.load(source)

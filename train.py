@@ -407,12 +407,12 @@ def settle(config: TrainConfig, dataset: CaptionedImages) -> TrainConfig:
     once = dataset.once()
     images = config.images or run_length(len(once), scenes=not config.data)
     min_count, latents = config.min_count or word_minimum(len(once)), config.latents
-    if config.completer_only:
-        path, _ = checkpoint.choose_weights(config.init_from)
-        latents = "on" if checkpoint.load_model(path).config.noise_dim else "off"
-    elif latents == "auto":
+    if latents == "auto":
         latents = "on" if config.noise_dim else "off"
-        if config.data and (shared := images_per_caption(once)) < ALIKE:
+        if config.completer_only:
+            path, _ = checkpoint.choose_weights(config.init_from)
+            latents = "on" if checkpoint.load_model(path).config.noise_dim else "off"
+        elif config.data and (shared := images_per_caption(once)) < ALIKE:
             latents = "off"
             print(
                 f"no latents, as there are {shared:.1f} images for each caption; else --latents on"
@@ -518,8 +518,10 @@ def main(config: TrainConfig) -> Path:
             try:
                 return train(config, folder, device, dataset, validation, processes)
             except torch.OutOfMemoryError as error:
-                told = f"{device} has too little memory: --set accumulate={2 * config.accumulate} "
-                raise UserError(told + "needs about half, for the same result") from error
+                less = f"--set accumulate={2 * config.accumulate} needs half, for the same result"
+                if 2 * config.accumulate > config.batch_size:
+                    less = "a smaller --image-size needs less, in a run of another name"
+                raise UserError(f"{device} has too little memory: {less}") from error
 
 
 def train(
@@ -533,7 +535,11 @@ def train(
     """`main` on opened data, in a folder that no other process uses."""
     precision = choose_precision(config.precision, device)
     fingerprints = {"train": dataset.fingerprint(), "validation": validation.fingerprint()}
+    if not processes.is_first:
+        processes.any(False)  # waits till the first has the lock, and has mended what is damaged
     state = checkpoint.resume(config, folder, fingerprints)
+    if processes.is_first:
+        processes.any(False)
     config = settle(TrainConfig(**state["config"]) if state else config, dataset)
     state = state or checkpoint.new_state(config, fingerprints, dataset.captions())
     progress = Progress(**{name: state[name] for name in vars(Progress())})

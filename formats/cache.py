@@ -29,7 +29,7 @@ from formats.detect import CANNOT_BE_READ, find_source, read_collection
 from formats.images import TOO_LARGE, NotUsable, load_image
 from formats.layouts import Collection, Record, Source
 
-INDEX_VERSION = 3  # raise it when the same files would give other records
+INDEX_VERSION = 4  # raise it when the same files would give other records
 IMAGES_VERSION = 2  # raise it when the same file would give other pixels
 UNREADABLE = "files that are no readable pictures"
 POINTERS = "pointers of git-lfs instead of pictures; git lfs pull fetches these"

@@ -37,7 +37,7 @@ CANNOT_BE_READ = "files that cannot be read"
 WITH_PATHS = ("imagefolder", "table", "coco")  # layouts that name images by their paths
 FEW = 0.01  # of the images: so many that only another layout captions are no problem
 MOST_NAMED = 6  # of what else is there
-MOST_TABLES = 20  # of different names, which are read
+MOST_TABLES = 100  # of different names, which are read
 FEW_TEXTS = 20  # in a folder: of more, none is looked at as a table
 LOOKED_AT = 100_000  # images among which the nearest to a missing one is looked for
 UNREAD = (".heic", ".heif", ".jxl", ".svg", ".psd", ".eps", ".dng", ".cr2", ".nef", ".arw")
@@ -194,13 +194,15 @@ def signs(source: Source) -> Iterator[tuple[str, tuple[str, ...] | None]]:
              and (n in at_top or ANNOTATIONS.fullmatch(n))]  # fmt: skip
     annotations = [n for n in jsons if is_coco(source.texts, n)]
     yield "coco", tuple(annotations)
-    texts = Counter(posixpath.dirname(n) for n in alone if n.lower().endswith(".txt"))
+    texts = [n for n in alone if n.lower().endswith(".txt")]
+    in_folder = Counter(map(posixpath.dirname, texts))
+    small = {n for n in texts if in_folder[posixpath.dirname(n)] <= FEW_TEXTS}
     tables = [
-        n for n in alone
+        n for n in others
         if n not in metadata and n not in annotations and not n.lower().endswith(".tar")
         and (source.entries or n.lower().endswith(TABLE_SUFFIXES[:3])
              or n in at_top and n.lower().endswith(".json")
-             or texts[posixpath.dirname(n)] <= FEW_TEXTS and begins_as_table(source.texts, n))
+             or n in small and begins_as_table(source.texts, n))
     ]  # fmt: skip
     yield "table", tuple(n for n in tables if stem_of(posixpath.basename(n)).lower() in SPLITS)
     by_name = defaultdict(list)  # captions.csv in each of several folders is one table

@@ -128,14 +128,13 @@ def read_rows(source: Source) -> Collection:
         folder, split = posixpath.split(stem_of(entry))
         if len(source.entries) == 1 or split.lower() not in SPLITS:
             split = ""
-        folder = posixpath.join(folder, split)  # train.csv may mean train/1.png
         for where, row in rows_of(source.texts, entry, gathered.skip):
             names = [row[column] for column in PATH_COLUMNS if row.get(column)][:1] or [
                 name for column, cell in row.items() if FILE_NAMES.fullmatch(column)
                 for name in (cell if isinstance(cell, list) else [cell])
             ]  # fmt: skip
             told = row.get("split") or split
-            gathered.add_row(where, folder, names, caption_cell(row), told)
+            gathered.add_row(where, folder, names, caption_cell(row), told, within=split)
     return gathered.collection()
 
 
@@ -177,7 +176,8 @@ def read_coco(source: Source) -> Collection:
                 gathered.skip(NO_IMAGE, where)
                 continue
             described.add(known[number])
-            gathered.add_row(where, part, [known[number]], annotation.get("caption"), split)
+            names, folder = [known[number]], posixpath.dirname(name)
+            gathered.add_row(where, folder, names, annotation.get("caption"), split, within=part)
         if not source.whole:  # else counted with all that nothing names
             gathered.skipped[NO_CAPTION] += [n for n in known.values() if n not in described]
     return gathered.collection()
@@ -215,13 +215,18 @@ def read_sidecar(source: Source) -> Collection:
     found = {name: texts.get(name) or texts.get(stem) for name, stem in images.items()}
     alone = texts.keys() - {stem_of(text) for text in found.values() if text}
     paired = {posixpath.dirname(text) for text in found.values() if text}
-    in_any_case = {stem.casefold(): name for name, stem in images.items() if not found[name]}
+    in_any_case: dict[str, str] = {}  # "" where two images differ in case only
+    for name, stem in images.items():
+        key = stem.casefold()
+        in_any_case[key] = "" if key in in_any_case else name
+    classes = {folder_name(name) for name in images}
     claims: dict[str, list] = defaultdict(list)  # image -> (how well it fits, text) of each
     for stem in sorted(alone):
         path, fits = in_any_case.get(stem.casefold(), ""), EXACT
         if not path and posixpath.dirname(stem) not in paired:
             path, fits = place.find_tail("", stem, anywhere=True)
-        if path and not found[path]:
+        contradicted = fits == 1 and folder_name(stem) in classes
+        if path and not found[path] and not contradicted:
             claims[path].append((fits, texts[stem]))
     for path, several in claims.items():
         best = max(fits for fits, _ in several)
@@ -373,9 +378,11 @@ class Gathered:
     def skip(self, reason: str, where: str) -> None:
         self.skipped[reason].append(where)
 
-    def add_row(self, where: str, folder: str, names: list, cell: object, split: object) -> None:
-        """The images `names`, seen from `folder`, or where paths end so, get the captions in
-        `cell`, a string or a list."""
+    def add_row(
+        self, where: str, folder: str, names: list, cell: object, split: object, within: str = ""
+    ) -> None:
+        """The images `names`, seen from the folder called `within` in `folder`, or from that, or
+        where paths end so, get the captions in `cell`, a string or a list."""
         texts = cell if isinstance(cell, list) else [cell]
         texts, names = [*filter(is_text, texts)], [name for name in names if is_text(name) and name]
         if any(map(BROKEN.search, (*texts, *names))):
@@ -388,10 +395,10 @@ class Gathered:
         place, split = self.source.place, clean_caption(split).lower()
         for name in names:
             name, fits, whole = NUMBERED.sub(r"\1", name) if "#" in name else name, EXACT, ""
-            path = place.find(folder, name)
+            path = place.find(posixpath.join(folder, within), name) or place.find(folder, name)
             if not path:
-                path, fits = place.find_tail(folder, name)
-                whole = folded(posixpath.join(folder, name))
+                path, fits = place.find_tail(posixpath.join(folder, within), name)
+                whole = folded(posixpath.join(folder, within, name))
             if path:
                 reason = self.claim(path, fits, whole)
             else:
@@ -454,7 +461,7 @@ def apply_split_lists(place: Place, collection: Collection) -> None:
             continue
         lines = [*filter(None, map(str.strip, read_text(place, name).splitlines()))]
         paths = [place.find("", line) or place.find_tail("", line, True)[0] for line in lines]
-        if 2 * sum(map(bool, paths)) > len(lines):
+        if any(paths):
             splits |= dict.fromkeys(filter(None, paths), split)
             collection.also.append(f"{name} tells {len(lines):,} pictures to be {split}")
             collection.skipped[ALONE] = [n for n in collection.skipped[ALONE] if n != name]

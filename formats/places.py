@@ -74,8 +74,10 @@ class Place:
                     theirs = folded(path if suffixed else without_suffix(path)).split("/")
                     same = len(posixpath.commonprefix([parts[::-1], theirs[::-1]]))
                     far = anywhere or is_absolute(name) or same >= min(len(known), len(theirs))
-                    splits = {split_of(seen), split_of(path)} - {None}
-                    return (path, same) if far and len(splits) < 2 else ("", 0)
+                    near = "/".join(parts[-same - 1 :])  # and the folder that differs
+                    if far and len({split_of(near), split_of(path)} - {None}) < 2:
+                        return path, same
+                    break
             else:
                 return "", 1
             if depth > 1:

@@ -120,8 +120,10 @@ def json_rows(place: Place, name: str) -> Rows:
             raise
         yield from jsonl_rows(place, name)
         return
-    parts = [(key, part) for key, part in data.items() if holds_rows(part)] if isinstance(
-        data, dict) else []  # fmt: skip
+    parts = []
+    if isinstance(data, dict) and any(map(holds_rows, data.values())):
+        parts = [(key, part) for key, part in data.items()
+                 if holds_rows(part) or isinstance(part, list)]  # fmt: skip
     for key, part in parts or [("", data)]:
         if isinstance(part, dict):
             part = [{"file_name": path} | (row if isinstance(row, dict) else {"text": row})
@@ -203,38 +205,50 @@ def csv_rows(place: Place, name: str) -> Rows:
     separator = told[1] if told else separator_of(next(filter(str.strip, lines), ""))
     separator = "\t" if name.lower().endswith(".tsv") else separator
     columns: list[str] = []
-    for number, cells in cells_of(lines, separator):
+    for number, cells in cells_of(lines, separator, columns):
         if cells is None:
             yield f"line {number}", BAD_QUOTES
             continue
         if cells in ([], [""]):
             continue
         if not columns:
-            columns = [cell.strip().lower() for cell in cells]
+            columns += [cell.strip().lower() for cell in cells]
             headed = set(columns) & {*PATH_COLUMNS, *CAPTION_COLUMNS, "tags"}
             if headed or not is_image_name(NUMBERED.sub(r"\1", cells[0])):
                 continue
-            columns = ["file_name", "text"]
+            columns[:] = ["file_name", "text"]
         fits = len(cells) <= len(columns) or not any(cells[len(columns) :])
         yield f"line {number}", dict(zip(columns, cells, strict=False)) if fits else MORE_CELLS
 
 
-def cells_of(lines: list[str], separator: str) -> Iterator[tuple[int, list[str] | None]]:
+def cells_of(
+    lines: list[str], separator: str, columns: list[str]
+) -> Iterator[tuple[int, list[str] | None]]:
     """The number of its first line, and the cells, of each row. In quotes there may be line breaks,
-    but none after which an image is named: there, quotes do not match. Then the first line alone is
-    lost, which is None, or, between tabs or bars, read as it stands."""
+    but no line that would be a row by itself, with as many cells as columns or with the name of an
+    image: there, quotes do not match. Then the first line alone is lost, which is None, or, between
+    tabs or bars, read as it stands."""
+
+    def parse(text: str) -> list[str] | None:
+        try:
+            return next(csv.reader([text], delimiter=separator, strict=True), [])
+        except csv.Error:
+            return None
+
+    def is_row(line: str) -> bool:
+        cells = parse(line) or line.split(separator)
+        return len(cells) == len(columns) > 1 or any(map(is_image_name, map(str.strip, cells)))
+
     at = 0
     while at < len(lines):
-        for span in range(1, MAX_LINES + 1):
-            row = ["\n".join(lines[at : at + span])]
-            try:
-                cells = next(csv.reader(row, delimiter=separator, strict=True), [])
+        cells, span = parse(lines[at]), 1
+        while cells is None and span < min(MAX_LINES, len(lines) - at):
+            if is_row(lines[at + span]):
                 break
-            except csv.Error:
-                after = lines[at + span].split(separator)[0] if at + span < len(lines) else ".png"
-                if span == MAX_LINES or is_image_name(after.strip(' "')):
-                    span, cells = 1, lines[at].split(separator) if separator in "\t|" else None
-                    break
+            span += 1
+            cells = parse("\n".join(lines[at : at + span]))
+        if cells is None:
+            span, cells = 1, lines[at].split(separator) if separator in "\t|" else None
         yield at + 1, cells
         at += span
 

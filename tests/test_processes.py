@@ -16,6 +16,7 @@ import checkpoint
 import train
 from config import UserError
 from dataset import Given, given_at
+from processes import joined
 
 SCRIPT = Path(__file__).parent.parent / "train.py"
 # Rounding differs where sums are taken in another order; each step of Muon makes it larger. A
@@ -74,7 +75,7 @@ def test_too_little_memory_is_told_with_what_needs_less(image_folder, monkeypatc
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(train, "step_losses", too_much)
-    with pytest.raises(UserError, match="cpu has too little memory: --set accumulate=4 needs"):
+    with pytest.raises(UserError, match="cpu has too little memory: --set accumulate=4 needs half"):
         train.main(tiny(image_folder, accumulate=2))
 
 
@@ -109,3 +110,25 @@ def test_a_process_that_dies_ends_all_and_the_run_goes_on(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode != 0
     assert checkpoint.load(saved)["images_seen"] >= 320
+
+
+def test_processes_that_do_not_find_each_other_are_told_to_use_torchrun(monkeypatch):
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="start them by torchrun"), joined(torch.device("cpu")):
+        pass
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no gloo")
+def test_two_processes_mend_a_damaged_checkpoint_once(tmp_path):
+    make_flags(tmp_path / "flags")
+    for stop_after in (16, 48):
+        process = torchrun(tmp_path, 1, "run", stop_after=stop_after)
+        assert process.communicate(timeout=200) and process.returncode == 0
+    saved = tmp_path / "results" / "run" / "checkpoint.pth"
+    saved.write_bytes(saved.read_bytes()[:-999])
+    process = torchrun(tmp_path, 2, "run", stop_after=64)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert "going on with the one before" in out and checkpoint.load(saved)["images_seen"] == 64

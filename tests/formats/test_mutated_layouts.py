@@ -126,29 +126,37 @@ def rows_of_csv(text: str, comma: str = ",") -> int:
     """By a regular expression, where the reader asks the csv module."""
     text = text.replace("\0", " ").replace("\r\n", "\n").replace("\r", "\n")
     lines, first = text.split("\n"), next(filter(str.strip, text.split("\n")), "")
-    if comma == ",":
-        comma = (
-            "\t"
-            if "\t" in first
-            else next((c for c in ";|" if c in first and "," not in first), ",")
-        )
+    if comma == "," and ("\t" in first or "," not in first):
+        comma = next((c for c in "\t;|" if c in first), ",")
     cell = rf'(?:"(?:[^"]|"")*"|(?!")[^{re.escape(comma)}\n]*)'
     row = re.compile(rf"{cell}(?:{re.escape(comma)}{cell})*(?=\n|$)")
-    at = num = 0
-    header = ""
+
+    def cells_of(line: str) -> list[str]:
+        plain = re.sub(r'"(?:[^"]|"")*"', lambda found: found[0][1:-1].replace(comma, " "), line)
+        return (plain if row.fullmatch(line) else line).split(comma)
+
+    def is_row(line: str) -> bool:
+        cells = cells_of(line)
+        images = (cell.strip().lower().endswith(IMAGE_SUFFIXES) for cell in cells)
+        return len(cells) == num_columns > 1 or any(images)
+
+    at = num = num_columns = 0
+    header: list[str] = []
     while at < len(lines):
-        whole = row.match("\n".join(lines[at : at + MAX_LINES]) + "\n")
-        span = whole[0].count("\n") + 1 if whole else 1
-        starts = (line.split(comma)[0].strip(' "') for line in lines[at + 1 : at + span])
-        span = 1 if any(start.lower().endswith(IMAGE_SUFFIXES) for start in starts) else span
+        span = 1
+        for more in range(1, min(MAX_LINES, len(lines) - at)):
+            if row.fullmatch(lines[at]) or is_row(lines[at + more]):
+                break
+            if row.fullmatch("\n".join(lines[at : at + more + 1])):
+                span = more + 1
+                break
         if any(lines[at : at + span]):
-            header, num = header or lines[at], num + 1
+            header, num = header or cells_of("\n".join(lines[at : at + span])), num + 1
+            names = {cell.strip().lower() for cell in header}
+            headed = names & {*PATH_COLUMNS, *CAPTION_COLUMNS} or not header[0].endswith(".png")
+            num_columns = len(header) if headed else 2
         at += span
-    cells = {cell.strip().strip('"').lower() for cell in header.split(comma)}
-    headed = cells & {*PATH_COLUMNS, *CAPTION_COLUMNS} or not header.split(comma)[0].endswith(
-        ".png"
-    )
-    return num - bool(headed)
+    return num - bool(num and headed)
 
 
 def entries_of(key: str) -> Callable[[str], int]:
