@@ -225,13 +225,13 @@ def read_sidecar(source: Source) -> Collection:
         path, fits = in_any_case.get(stem.casefold(), ""), EXACT
         if not path and posixpath.dirname(stem) not in paired:
             path, fits = place.find_tail("", stem, anywhere=True)
-        contradicted = fits == 1 and folder_name(stem) in classes
+        contradicted = fits == 2 and folder_name(stem) in classes
         if path and not found[path] and not contradicted:
             claims[path].append((fits, texts[stem]))
     for path, several in claims.items():
         best = max(fits for fits, _ in several)
         fitting = [text for fits, text in several if fits == best]
-        if best > 1 or len(fitting) == 1:  # a class and a name are enough, a name is not
+        if best > 2 or len(fitting) == 1:  # a class and a name are enough, a name is not
             found[path] = fitting[0]
             alone -= {*map(stem_of, fitting)}
             skipped[SHARED] += fitting[1:]
@@ -372,7 +372,8 @@ class Gathered:
         self.source = source
         self.captions: dict[str, tuple[str, ...]] = {}
         self.splits: dict[str, str] = {}  # as a column tells
-        self.meant: dict[str, tuple[int, str]] = {}  # path -> how well which other name fits
+        # Path -> how well which other name fits, and where it was told first.
+        self.meant: dict[str, tuple[int, str, str]] = {}
         self.skipped: Skipped = defaultdict(list)
 
     def skip(self, reason: str, where: str) -> None:
@@ -400,7 +401,7 @@ class Gathered:
                 path, fits = place.find_tail(posixpath.join(folder, within), name)
                 whole = folded(posixpath.join(folder, within, name))
             if path:
-                reason = self.claim(path, fits, whole)
+                reason = self.claim(path, fits, whole, where)
             else:
                 reason = AMBIGUOUS if fits else place.why_not(where.partition(", ")[0], name)
             if reason:
@@ -410,21 +411,22 @@ class Gathered:
             if path not in self.splits and split:
                 self.splits[path] = SPLITS.get(split, split)
 
-    def claim(self, path: str, fits: int, name: str) -> str:
+    def claim(self, path: str, fits: int, name: str, where: str) -> str:
         """Whether `name` means the image: where others may, too, it is the one's that fits best,
         and nobody's where two fit as well. Returns why it does not; or "".
 
-        fits: how many of the last parts of the path it has; EXACT: it is the path.
+        fits: as Place.find_tail tells; EXACT: it is the path.
         """
-        before, other = self.meant.get(path, (EXACT if path in self.captions else 0, name))
+        none = (EXACT if path in self.captions else 0, name, where)
+        before, other, told = self.meant.get(path, none)
         if fits < before:
             return MISSING
         if fits == before and (fits == EXACT or name == other):
             return ""
         if self.captions.pop(path, ()):
-            self.skip(MISSING if fits > before else AMBIGUOUS, other)
+            self.skip(MISSING if fits > before else AMBIGUOUS, f"{other} ({told})")
             self.splits.pop(path, None)
-        self.meant[path] = (fits, name if fits > before else "")
+        self.meant[path] = (fits, name if fits > before else "", where)
         if fits == EXACT:
             del self.meant[path]
         return "" if fits > before else AMBIGUOUS
@@ -434,7 +436,7 @@ class Gathered:
                    for path in sorted(self.captions)]  # fmt: skip
         source = self.source
         found = Collection(source.name, source.layout, source.place, records, self.skipped)
-        if elsewhere := [(name, path) for path, (_, name) in self.meant.items() if name]:
+        if elsewhere := [(name, path) for path, (_, name, _) in self.meant.items() if name]:
             example = "{} is {}".format(*elsewhere[0])
             found.also.append(f"elsewhere than told: {len(elsewhere):,} pictures ({example})")
         return found

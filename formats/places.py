@@ -55,8 +55,9 @@ class Place:
 
     def find_tail(self, folder: str, name: str, anywhere: bool = False) -> tuple[str, int]:
         """The image that ends like `name` seen from `folder`, wherever that was written, and how
-        many of its last parts are the same; "", 0 where there is none, "", 1 where several may be
-        meant. Case, accents, the kind of slashes and the suffix do not matter.
+        well: twice the number of last parts that are the same, and one more with the suffix. "", 0
+        where there is none, "", 1 where several may be meant. Case, accents, the kind of slashes
+        and the suffix do not matter.
 
         A relative name has no part that the path contradicts, unless `anywhere`; that of an
         absolute one, which is of another machine, may begin in any way. Splits are never confused.
@@ -76,7 +77,7 @@ class Place:
                     far = anywhere or is_absolute(name) or same >= min(len(known), len(theirs))
                     near = "/".join(parts[-same - 1 :])  # and the folder that differs
                     if far and len({split_of(near), split_of(path)} - {None}) < 2:
-                        return path, same
+                        return path, 2 * same + suffixed
                     break
             else:
                 return "", 1

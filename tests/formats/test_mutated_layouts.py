@@ -150,13 +150,15 @@ def rows_of_csv(text: str, comma: str = ",") -> int:
             if row.fullmatch("\n".join(lines[at : at + more + 1])):
                 span = more + 1
                 break
-        if any(lines[at : at + span]):
-            header, num = header or cells_of("\n".join(lines[at : at + span])), num + 1
+        text = "\n".join(lines[at : at + span])
+        num += bool(text)
+        if text and not header and (row.fullmatch(text) or comma in "\t|"):
+            header = cells_of(text)
             names = {cell.strip().lower() for cell in header}
             headed = names & {*PATH_COLUMNS, *CAPTION_COLUMNS} or not header[0].endswith(".png")
             num_columns = len(header) if headed else 2
         at += span
-    return num - bool(num and headed)
+    return num - bool(header and headed)
 
 
 def entries_of(key: str) -> Callable[[str], int]:
