@@ -63,9 +63,10 @@ def sliced_wasserstein_loss(
     for _ in range(num_scales):
         filters = torch.randn(num_filters, 3, 5, 5, generator=generator)
         filters = filters - filters.mean(dim=(1, 2, 3), keepdim=True)
-        filters = (filters / filters.flatten(1).norm(dim=1)[:, None, None, None]).to(drawn.device)
-        a, b = (F.conv2d(x, filters).flatten(2) for x in (drawn, real))  # (B, filters, responses)
-        loss = loss + sorted_difference(a, b)
+        filters = filters / filters.flatten(1).norm(dim=1)[:, None, None, None]
+        filters = filters.to(drawn.device, memory_format=torch.channels_last)  # twice as fast
+        a, b = (F.conv2d(x, filters).flatten(2).contiguous() for x in (drawn, real))
+        loss = loss + sorted_difference(a, b)  # of (B, filters, responses)
         drawn, real = F.avg_pool2d(drawn, 2), F.avg_pool2d(real, 2)
     return loss
 

@@ -48,12 +48,15 @@ def attend(
     query (B, Q, C), key and value (B, L, C), key_mask (B, L) True where there is a word
     -> result (B, Q, C), weights (B, N, Q, L) that sum to 1 over L and are 0 on padding.
     """
-    query, key, value = (
-        x.unflatten(2, (num_heads, -1)).transpose(1, 2) for x in (query, key, value)
-    )
-    scores = query @ key.transpose(2, 3) / math.sqrt(query.shape[3])  # (B, N, Q, L)
-    weights = scores.masked_fill(~key_mask[:, None, None, :], float("-inf")).softmax(dim=3)
-    return (weights @ value).transpose(1, 2).flatten(2), weights  # (B, Q, C)
+    size = query.shape[2] // num_heads
+    query, key, value = (x.unflatten(2, (num_heads, size)).transpose(1, 2).flatten(0, 1)
+                         for x in (query, key, value))  # (BN, Q or L, C/N)  # fmt: skip
+    hidden = query.new_zeros(key_mask.shape).masked_fill(~key_mask, float("-inf"))  # (B, L)
+    hidden = hidden.repeat_interleave(num_heads, dim=0)[:, None]  # (BN, 1, L)
+    scores = torch.baddbmm(hidden, query, key.transpose(1, 2), alpha=1 / math.sqrt(size))
+    weights = scores.softmax(dim=2)  # (BN, Q, L)
+    result = (weights @ value).unflatten(0, (-1, num_heads)).transpose(1, 2).flatten(2)
+    return result, weights.unflatten(0, (-1, num_heads))
 
 
 class MultiHeadSelfAttention(nn.Module):
@@ -93,8 +96,8 @@ class BidirectionalLSTM(nn.Module):
         last = mask.sum(dim=1, keepdim=True) - 1  # (B, 1)
         reverse = torch.where(mask, last - positions, positions)[:, :, None]  # (B, L, 1)
         ahead, _ = self.ahead(x)  # (B, L, D/2)
-        back, _ = self.back(x.take_along_dim(reverse, dim=1))
-        return torch.cat([ahead, back.take_along_dim(reverse, dim=1)], dim=2)  # (B, L, D)
+        back, _ = self.back(x.gather(1, reverse.expand_as(x)))
+        return torch.cat([ahead, back.gather(1, reverse.expand_as(back))], dim=2)  # (B, L, D)
 
 
 class TextEncoder(nn.Module):
@@ -172,10 +175,10 @@ class UpsamplingBlock(nn.Module):
         """x (B, C, H, W), condition (B, 2D) -> (B, C', 2H, 2W), or (B, C', H, W) unless double."""
         skip, h = self.skip(x), self.conv1(F.leaky_relu(x, 0.2))  # (B, C', H, W)
         scale, shift = self.film(condition)[:, :, None, None].chunk(2, dim=1)
-        h = h * (1 + scale) + shift
+        h = torch.addcmul(shift, h, 1 + scale)
         if double:
             skip, h = (F.interpolate(y, scale_factor=2, mode="bilinear") for y in (skip, h))
-        return skip + self.conv2(F.leaky_relu(h, 0.2))  # (B, C', 2H, 2W) or (B, C', H, W)
+        return self.conv2(F.leaky_relu_(h, 0.2)).add_(skip)  # (B, C', 2H, 2W) or (B, C', H, W)
 
 
 def composite(layers: Tensor, mask_scale: float) -> Tensor:
@@ -382,8 +385,8 @@ class TextToImageModel(nn.Module):
                 x = block(x, condition, double=i < len(self.decoder) - self.halvings)
 
         if self.refine:
-            x = x + self.refine(F.leaky_relu(x, 0.2))
-        layers = self.to_layers(F.leaky_relu(x, 0.2))  # (B, 7K, h/2, w/2)
+            x = self.refine(F.leaky_relu(x, 0.2)).add_(x)
+        layers = self.to_layers(F.leaky_relu_(x, 0.2))  # (B, 7K, h/2, w/2)
         layers = layers.to(torch.float32, memory_format=torch.contiguous_format)
         return layers.unflatten(1, (7, self.config.num_layers)), weights
 

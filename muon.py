@@ -6,7 +6,7 @@ of convolutions count as matrices of (out, all else). torch's own Muon, since 2.
 two-dimensional weights only.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,26 +16,32 @@ from config import Recipe
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of Jordan et al. 2024
 
 
-def orthogonalise(matrix: Tensor) -> Tensor:
-    """The orthogonal matrix nearest to `matrix` (M, N), roughly: singular values within .7..1.2.
+def orthogonalise(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """The orthogonal matrix nearest to each, roughly: singular values within .7..1.2.
 
     Five steps of a Newton-Schulz iteration (Jordan et al. 2024), x <- p(x x^T) x. As every step is
     a polynomial in x x^T, they are gathered on that square of the shorter side: a third of the work
-    for a convolution. In float32: many CPUs emulate bfloat16, a hundred times slower.
+    for a convolution; and squares of one size are multiplied as one batch. In float32: many CPUs
+    emulate bfloat16, a hundred times slower.
     """
     a, b, c = NEWTON_SCHULZ
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
-    square, product = x @ x.T, None  # of this step's x; of the polynomials so far
-    for i in range(5):
-        step = b * square + c * square @ square
-        step.diagonal().add_(a)
-        product = step if product is None else step @ product
-        if i < 4:
-            square = step @ square @ step
-    x = product @ x
-    return x.T if tall else x
+    wide = [m if m.shape[0] <= m.shape[1] else m.T for m in matrices]  # (M, N) each
+    wide = [x / (x.norm() + 1e-7) for x in wide]
+    alike: dict[int, list[int]] = {}  # M -> which they are
+    for i, x in enumerate(wide):
+        alike.setdefault(len(x), []).append(i)
+    for some in alike.values():
+        square = torch.stack([wide[i] @ wide[i].T for i in some])  # (K, M, M), of this step's x
+        product = None  # of the polynomials so far
+        for last in (False, False, False, False, True):
+            step = torch.baddbmm(square, square, square, beta=b, alpha=c)
+            step.diagonal(dim1=1, dim2=2).add_(a)
+            product = step if product is None else step @ product
+            if not last:
+                square = step @ square @ step
+        for i, polynomial in zip(some, product, strict=True):
+            wide[i] = polynomial @ wide[i]
+    return [x if m.shape[0] <= m.shape[1] else x.T for m, x in zip(matrices, wide, strict=True)]
 
 
 class Muon(torch.optim.Optimizer):
@@ -49,19 +55,24 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
+            weights = [p for p in group["params"] if p.grad is not None]
+            if not weights:
+                continue
+            gradients = [p.grad for p in weights]
+            for p in weights:
                 if "momentum" not in self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)
-                momentum = self.state[p]["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(momentum, group["momentum"])  # Nesterov
-                # (out, in, H, W) -> (out, H, W, in): no copy where the weights are channels_last.
-                update = update.movedim(1, -1)
-                step = orthogonalise(update.flatten(1)).view(update.shape).movedim(-1, 1)
+            momenta = [self.state[p]["momentum"] for p in weights]
+            torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+            updates = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov
+            # (out, in, H, W) -> (out, H, W, in): no copy where the weights are channels_last.
+            updates = [update.movedim(1, -1) for update in updates]
+            steps = orthogonalise([update.flatten(1) for update in updates])
+            for p, update, step in zip(weights, updates, steps, strict=True):
                 gain = max(1, p.shape[0] / p[0].numel()) ** 0.5
-                lr = group["lr"]
-                p.mul_(1 - lr * group["weight_decay"]).add_(step, alpha=-lr * gain)
+                step = step.view(update.shape).movedim(-1, 1)
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.sub_(step * (group["lr"] * gain))
 
 
 def make_optimizers(

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
@@ -59,6 +60,12 @@ def split_words(caption: str) -> list[str]:
     return words
 
 
+@lru_cache(maxsize=65_536)
+def _words(caption: str) -> tuple[str, ...]:
+    """The same, kept: training reads captions again and again."""
+    return tuple(map(sys.intern, split_words(caption)))
+
+
 class Tokenizer:
     """Words <-> numbers. The vocabulary is a plain list, special tokens first."""
 
@@ -89,7 +96,7 @@ class Tokenizer:
 
     def encode(self, caption: str, max_tokens: int | None = None) -> list[int]:
         """<start> and the numbers of the words, cut to max_tokens in all. Unseen words: UNKNOWN."""
-        ids = [START] + [self.ids.get(word, UNKNOWN) for word in split_words(caption)]
+        ids = [START] + [self.ids.get(word, UNKNOWN) for word in _words(caption)]
         return ids[:max_tokens]
 
     def decode(self, ids: Iterable[int]) -> str:

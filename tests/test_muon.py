@@ -18,7 +18,8 @@ def test_steps_gathered_on_the_short_side_are_the_iteration_of_the_paper(shape):
     for _ in range(5):
         square = x @ x.T
         x = a * x + (b * square + c * square @ square) @ x
-    assert torch.allclose(orthogonalise(matrix), x.float(), atol=1e-5)
+    others = [torch.ones(8, 9), torch.eye(5)]  # of the same shorter side, and of another
+    assert torch.allclose(orthogonalise([others[0], matrix, others[1]])[1], x.float(), atol=1e-5)
     values = torch.linalg.svdvals(x)
     assert values.min() > 0.5 and values.max() < 1.3  # nearly orthogonal
 
