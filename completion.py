@@ -107,6 +107,14 @@ class Completer(nn.Module):
         scores = F.linear(x, self.embedding.weight, self.vocabulary_bias)  # (B, T, V)
         return scores, attention, self.copy(x).sigmoid()
 
+    def odds(self, hidden: Tensor, related: Tensor, reading: Reading) -> Tensor:
+        """hidden (B, D) and related (B, N, 1, D/N), of one word -> probabilities of the next one,
+        chosen or copied: (B, V)."""
+        scores, attention, share = self.choose(hidden[:, None], related, reading)
+        scores, attention, share = (x[:, 0].float() for x in (scores, attention, share))
+        chosen = (1 - share) * scores.softmax(dim=1)
+        return chosen.scatter_add(1, reading.tokens, share * attention)
+
     def loss(self, prompts: Tensor, captions: Tensor) -> Tensor:
         """Nats that the captions (B, T) cost, given the prompts (B, L); mean over B. Both begin
         with START and are padded at the end."""
@@ -148,10 +156,7 @@ class Completer(nn.Module):
             now = heads(self.query_key_value(hidden[:, None]), 3, COMPLETER_HEADS)
             past = torch.cat([past, now[1:]], dim=3)  # (2, B, N, t, D/N)
             related = F.scaled_dot_product_attention(now[0], *past)
-            scores, attention, share = self.choose(hidden[:, None], related, reading)
-            scores, attention, share = (x[:, 0].float() for x in (scores, attention, share))
-            odds = (1 - share) * scores.softmax(dim=1)  # (B, V)
-            odds = odds.scatter_add(1, reading.tokens, share * attention)
+            odds = self.odds(hidden, related, reading)  # (B, V)
             if not written:
                 odds[:, END] = 0
             word = sample(odds * allowed, uniforms[:, t : t + 1], temperature)

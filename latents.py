@@ -164,7 +164,7 @@ def quantile(odds: Tensor, uniform: Tensor) -> Tensor:
     found = (up_to < sought).sum(dim=1, keepdim=True)  # (B, 1), the bin that it lies in
     share = odds.gather(1, found)
     inside = (sought - up_to.gather(1, found) + share) / share.clamp(min=1e-9)
-    return (found + inside.clamp(0, 0.999))[:, 0]
+    return (found + inside.clamp(0.0, 0.999))[:, 0]
 
 
 def cross_entropy(odds: Tensor, logits: Tensor) -> Tensor:

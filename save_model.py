@@ -3,17 +3,26 @@
 python save_model.py                       the newest run -> results_short/text_to_image_model.pth
 python save_model.py --run birds --output birds.pth
 python save_model.py --run birds --output birds --format safetensors
+python save_model.py --run birds --output birds --format onnx    for examples/onnx_draw.py
 """
 
+import json
+import logging
+import os
+import shutil
+import warnings
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 import checkpoint
-from config import RESULTS, SHIPPED_WEIGHTS, SaveConfig, UserError, run
-from files import previous
-from model import TextToImageModel
-from tokenizer import SPECIAL_TOKENS
+from completion import END, MIN_SHARE, Completer, Reading, heads
+from config import COMPLETER_HEADS, RESULTS, SHIPPED_WEIGHTS, SaveConfig, UserError, run
+from files import previous, write_text
+from model import TextToImageModel, to_uint8
+from tokenizer import PAD, SPECIAL_TOKENS, START, UNKNOWN
 
 CHOOSE = ("completer.", "prior.")
 
@@ -35,6 +44,106 @@ def halve_if_equal(model: TextToImageModel) -> dict:
     return halved if difference.square().mean().sqrt() <= 1 / 255 else state
 
 
+class Drawer(nn.Module):
+    """One image (H, W, 3) uint8 of tokens (1, max_tokens) and uniforms (1, Z), one of them unused
+    where there is no latent."""
+
+    def __init__(self, model: TextToImageModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, uniforms: Tensor) -> Tensor:
+        images = self.model(tokens, uniforms[:, : self.model.config.noise_dim])
+        return to_uint8(images)[0].permute(1, 2, 0)
+
+
+class Reader(nn.Module):
+    """What the completer makes of one prompt (1, L): words, keys and values, hidden, cell."""
+
+    def __init__(self, completer: Completer):
+        super().__init__()
+        self.completer = completer
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        reading = self.completer.read(tokens)
+        return reading.words, reading.keys_values, *reading.state
+
+
+class Writer(nn.Module):
+    """One step of the completer, after a word (1,): probabilities of the next one (1, V), and what
+    the step after it needs. past (2, 1, N, T, D/N) has room for a whole caption; number (), how
+    many words are in it."""
+
+    def __init__(self, completer: Completer):
+        super().__init__()
+        self.completer = completer
+
+    def forward(
+        self,
+        tokens: Tensor,
+        words: Tensor,
+        keys_values: Tensor,
+        word: Tensor,
+        hidden: Tensor,
+        cell: Tensor,
+        past: Tensor,
+        number: Tensor,
+    ) -> tuple[Tensor, ...]:
+        completer, places = self.completer, torch.arange(past.shape[3])
+        weights = list(completer.writer.parameters())
+        hidden, cell = torch.lstm_cell(completer.embed(word), (hidden, cell), *weights)
+        now = heads(completer.query_key_value(hidden[:, None]), 3, COMPLETER_HEADS)
+        past = torch.where((places == number)[:, None], now[1:], past)
+        seen = (places <= number)[None, None, None]  # (1, 1, 1, T)
+        related = F.scaled_dot_product_attention(now[0], *past, seen)
+        reading = Reading(tokens, tokens != PAD, words, keys_values, (hidden, cell))
+        return completer.odds(hidden, related, reading), hidden, cell, past
+
+
+def write_onnx(model: TextToImageModel, folder: Path) -> None:
+    """draw.onnx, where there is a completer its read.onnx and write.onnx, and model.json with the
+    vocabulary and sizes. Raises UserError where the folder exists or a package is missing."""
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError("for ONNX, two packages: pip install onnx onnxscript") from error
+    if folder.exists():
+        raise UserError(f"{folder} exists already; remove it, or choose another --output")
+    config, completer = model.config, model.completer
+    tokens = torch.tensor([[START] + [PAD] * (config.max_tokens - 1)])
+    uniforms = torch.full((1, max(1, config.noise_dim)), 0.5)
+    graphs = {"draw": (Drawer(model), {"tokens": tokens, "uniforms": uniforms}, ["image"])}
+    about = {"image_size": config.image_size, "max_tokens": config.max_tokens,
+             "noise_dim": config.noise_dim, "vocabulary": model.tokenizer.vocabulary,
+             "min_share": MIN_SHARE, "never_written": [PAD, UNKNOWN], "end": END}  # fmt: skip
+    if completer:
+        reader, writer = Reader(completer), Writer(completer)
+        words, keys_values, hidden, cell = reader(tokens)
+        shape = (2, 1, COMPLETER_HEADS, config.max_tokens, keys_values.shape[4])
+        named = {"tokens": tokens, "words": words, "keys_values": keys_values,
+                 "word": tokens[:, 0], "hidden": hidden, "cell": cell,
+                 "past": torch.zeros(shape), "number": torch.tensor(0)}  # fmt: skip
+        graphs["read"] = (reader, {"tokens": tokens}, ["words", "keys_values", "hidden", "cell"])
+        graphs["write"] = (writer, named, ["odds", "next_hidden", "next_cell", "next_past"])
+        about["past_shape"] = list(shape)
+    print("this takes a minute or two")
+    unfinished = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    for name, (module, named, outputs) in graphs.items():
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            logging.disable(logging.WARNING)  # of other packages that are not there
+            torch.onnx.export(
+                module.eval(), tuple(named.values()), unfinished / f"{name}.onnx", dynamo=True,
+                input_names=list(named), output_names=outputs, external_data=False, verbose=False
+            )  # fmt: skip
+    logging.disable(logging.NOTSET)
+    write_text(unfinished / "model.json", json.dumps(about, indent=1) + "\n")
+    os.replace(unfinished, folder)
+
+
 def main(config: SaveConfig) -> Path:
     """Export the averaged weights, configuration and vocabulary; returns the file.
 
@@ -48,7 +157,9 @@ def main(config: SaveConfig) -> Path:
     output = Path(config.output)
     if config.format == "safetensors":
         output = output.with_name(output.name.removesuffix(".pth") + ".safetensors")
-    if output.is_dir():
+    if config.format == "onnx":
+        output = output.with_name(output.name.removesuffix(".pth") + "_onnx")
+    elif output.is_dir():
         raise UserError(f"{output} is a folder; --output takes the name of a file")
     trained = checkpoint.load(source)
     model = checkpoint.model_of(trained, source)
@@ -60,6 +171,10 @@ def main(config: SaveConfig) -> Path:
         kind = "not finished" if unfinished else "a smoke run, which draws blurs"
         told = f"{source}{progress} is {kind}; --force exports it all the same, --run NAME another"
         raise UserError(told)
+    if config.format == "onnx":
+        write_onnx(model, output)
+        print(f"{source}{progress} -> {output}; to draw: python examples/onnx_draw.py {output} ...")
+        return output
     state = halve_if_equal(model)
     output.parent.mkdir(parents=True, exist_ok=True)
     replaces = output.exists()

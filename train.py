@@ -193,6 +193,37 @@ def add_gradients(
     return means
 
 
+def learn(
+    given: Given,
+    networks: Networks,
+    optimizers: list[torch.optim.Optimizer],
+    config: TrainConfig,
+    clock: Clock,
+    processes: Processes,
+) -> dict[str, Tensor]:
+    """One step: losses, gradients, update, averaged weights. Returns what tells how it went, as
+    scalars: the losses and the norm of the gradients."""
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+        for group in optimizer.param_groups:
+            rate = clock.steady_lr if group["steady"] else clock.lr
+            group["lr"] = rate * group["relative_lr"]
+    losses = add_gradients(given, networks, config, clock, processes)
+    norms = [nn.utils.clip_grad_norm_(weights, config.max_grad_norm)
+             for weights in clipped_together(optimizers)]  # fmt: skip
+    for optimizer in optimizers:
+        optimizer.step()
+    half_life = config.ema_half_life * (clock.images_seen + given.size)
+    update_ema(networks.ema, networks.model, half_life, given.size)
+    return losses | {"gradient norm": sum(norms)}
+
+
+def clipped_together(optimizers: list[torch.optim.Optimizer]) -> list[list[Tensor]]:
+    """The weights of each AdamW and the Muon that goes with it."""
+    groups = [[p for group in o.param_groups for p in group["params"]] for o in optimizers]
+    return [groups[i] + groups[i + 1] for i in range(0, len(groups), 2)]
+
+
 def weighted_sum(losses: dict[str, Tensor], recipe: Recipe, clock: Clock) -> Tensor:
     """What the decoder and the posterior learn from."""
     weights = {
@@ -548,8 +579,6 @@ def train(
         return folder
     networks, optimizers = checkpoint.networks_of(state, folder / "checkpoint.pth", config, device)
     model, ema, posterior = networks
-    groups = [[p for group in o.param_groups for p in group["params"]] for o in optimizers]
-    parts = [groups[i] + groups[i + 1] for i in range(0, len(groups), 2)]  # of AdamW, of Muon
     once = dataset.once()
     about = provenance(device) | {"precision": str(precision)}
     print(f"{describe(config, model, dataset)}, {device}, {precision}")
@@ -572,26 +601,11 @@ def train(
             num = min(config.batch_size, config.images - before)
             progress.halvings = clock.halvings
 
-            # Data, losses and gradients
-            for optimizer in optimizers:
-                optimizer.zero_grad()
-                for group in optimizer.param_groups:
-                    rate = clock.steady_lr if group["steady"] else clock.lr
-                    group["lr"] = rate * group["relative_lr"]
+            # Learn
             given = given_at(dataset, model, config, before)
-            losses = add_gradients(given, networks, config, clock, processes)
-
-            # Update
-            norms = [nn.utils.clip_grad_norm_(group, config.max_grad_norm)
-                     for group in parts]  # fmt: skip
-            terms = losses | {"gradient norm": sum(norms)}
+            terms = learn(given, networks, optimizers, config, clock, processes)
             values = require_finite(terms, config, folder, dataset, before)
-            for optimizer in optimizers:
-                optimizer.step()
-
-            # EMA
             progress.images_seen = seen = before + num
-            update_ema(ema, model, config.ema_half_life * seen, num)
 
             # Log
             del values["gradient norm"]
@@ -622,7 +636,11 @@ def train(
             keep = config.keep_every > 0 and passed(before, seen, config.keep_every)
             stopping = seen >= end or processes.any(stop.status != 0)
             if processes.is_first and (due or keep or stopping):
-                terms = {"norm of the weights": nn.utils.get_total_norm(sum(parts, []))}
+                terms = {
+                    "norm of the weights": nn.utils.get_total_norm(
+                        sum(clipped_together(optimizers), [])
+                    )
+                }
                 require_finite(terms, config, folder, dataset, before)
                 checkpoint.save_run(
                     folder, config, fingerprints, progress, networks, optimizers, keep
