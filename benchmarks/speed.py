@@ -116,14 +116,16 @@ def backward(function: Callable[[], object]) -> Callable[[], None]:
 
 
 def painted(folder: Path, num: int, size: int) -> CaptionedImages:
-    """Scenes as a collection of their own, and its cache in that folder."""
-    pairs = []
+    """Scenes as a collection of their own, with its cache beside them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
     for i in range(num):
-        path = folder / f"{i:06d}.png"
-        Image.fromarray(scenes.render(0, i, "train", size)[0]).save(path)
-        pairs.append((path, scenes.compose(0, i, "train")[1]))
-    return CaptionedImages(pairs, image_size=size, validation_fraction=0.0,
-                           cache_dir=folder / "cache", show_progress=False)  # fmt: skip
+        Image.fromarray(scenes.render(0, i, "train", size)[0]).save(folder / f"{i:06d}.png")
+        captions = list(scenes.compose(0, i, "train")[1])
+        lines.append(json.dumps({"file_name": f"{i:06d}.png", "text": captions}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return CaptionedImages(folder, image_size=size, validation_fraction=0.0,
+                           cache_dir=folder.with_name("cache"), show_progress=False)  # fmt: skip
 
 
 class Run:
@@ -433,7 +435,7 @@ def main() -> None:
     repeats, batch = (1, 4) if args.quick else (5, 64)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        dataset = painted(Path(folder), 16 if args.quick else SCENES, 64)
+        dataset = painted(Path(folder) / "scenes", 16 if args.quick else SCENES, 64)
         captions = dataset.captions()
         run = Run(TrainConfig(run="speed", batch_size=batch), captions, device)
         about["precision"] = str(choose_precision(run.config.precision, device))
