@@ -285,6 +285,7 @@ class TrainConfig(DataConfig, ModelConfig, Recipe):
     mask_scale: float = hidden(0.0)  # of ModelConfig; 0: see model_config
     latent_temperature: float = hidden(0.0)  # the same
     accumulate: int = hidden(1, positive=True)  # parts of a batch, one after another: less memory
+    graphs: bool = hidden(False)  # on a GPU, steps are CUDA graphs (processes.Replayed); untried
     stop_after: int = setting(0, "images seen after which to save and stop; 0: at the end")
     keep_every: int = hidden(0)  # images between checkpoints that are kept for good; 0: none
     logs_per_sample: int = hidden(10, positive=True)  # lines of metrics.jsonl for each sample sheet

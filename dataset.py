@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -29,6 +30,7 @@ import scenes
 from completion import draw_pair, fullest
 from config import AUGMENTATIONS, RESULTS, CheckConfig, DataConfig, Recipe, UserError, run
 from formats import Collection, Record, check_or_export, open_collection
+from losses import draw_filters
 from model import TextToImageModel, from_uint8
 from tokenizer import PAD, START, UNKNOWN
 
@@ -172,6 +174,7 @@ class Batch(NamedTuple):
     tokens: Tensor  # (B, L), of the fullest caption of each, or of any, see `kind_of_pairs`
     noise: Tensor  # (B, Z) float32, standard normal
     augmentation: Tensor  # (B, A) float32, how each image was changed
+    filters: Tensor  # (scales, filters, 3, 5, 5), of the patches that are compared
 
 
 def generator_for(
@@ -281,11 +284,13 @@ def training_batch(
         chosen = [fullest(c) for c in captions]
     if recipe.shuffle_tags:
         chosen = [shuffle_tags(caption, rng) for caption in chosen]
-    tokens = hide_words(model.tokenize(chosen).cpu(), recipe, rng).to(device)
+    tokens = hide_words(model.tokenize(chosen, "cpu"), recipe, rng).to(device)
     noise = torch.randn((size, model.config.noise_dim), generator=rng).to(device)
     on_device = generator_for(recipe.seed, 2, images_seen, device)
     real, changes = augment(images.to(device), recipe.augment, recipe.flip, on_device)
-    return Batch(real, tokens, noise, changes)
+    of_filters = generator_for(recipe.seed, 3, images_seen)
+    filters = draw_filters(of_filters, recipe.swd_filters, recipe.swd_scales).to(device)
+    return Batch(real, tokens, noise, changes, filters)
 
 
 def completer_batch(
@@ -305,18 +310,24 @@ def completer_batch(
     by_length = sorted(dataset.captions_at(some), key=lambda captions: len(fullest(captions)))
     first = int(chance.random() * LENGTHS) * wanted
     pairs = [draw_pair(c, chance, recipe.pairs) for c in by_length[first : first + wanted]]
-    prompts, captions = (model.tokenize(texts) for texts in zip(*pairs, strict=True))
-    return insert_unknown(prompts, recipe.unknown_share, rng), captions
+    prompts, captions = (model.tokenize(texts, "cpu") for texts in zip(*pairs, strict=True))
+    device = next(model.parameters()).device
+    return insert_unknown(prompts, recipe.unknown_share, rng).to(device), captions.to(device)
 
 
 def insert_unknown(prompts: Tensor, share: float, rng: torch.Generator) -> Tensor:
     """In half of the prompts (N, L), put an unknown word after a word, or at the beginning, this
     often: the completer learns that it means nothing. share: 0..1. Returns (N, up to 2 * L)."""
-    chance = torch.rand(len(prompts), 1 + prompts.shape[1], generator=rng).to(prompts.device)
+    chance = torch.rand(len(prompts), 1 + prompts.shape[1], generator=rng)
     chosen = (chance[:, :1] < 0.5) & (chance[:, 1:] < share) & (prompts != PAD)
     both = torch.stack([prompts, torch.where(chosen, UNKNOWN, PAD)], dim=2).flatten(1)  # (N, 2 * L)
     both = both.gather(1, (both == PAD).int().argsort(dim=1, stable=True))  # padding at the end
     return both[:, : (both != PAD).sum(dim=1).max()]
+
+
+def pad_to(tokens: Tensor, length: int) -> Tensor:
+    """tokens (N, L) -> (N, length)."""
+    return F.pad(tokens[:, :length], (0, max(0, length - tokens.shape[1])), value=PAD)
 
 
 class Given(NamedTuple):
@@ -333,11 +344,27 @@ class Given(NamedTuple):
             return self, 1.0
         some = slice(index, None, num_parts) if index < self.size else slice(1)
         size = len(range(self.size)[some])
-        batch = self.batch and Batch(*(tensor[some] for tensor in self.batch))
+        batch = self.batch and Batch(*(tensor[some] for tensor in self.batch[:-1]),
+                                     self.batch.filters)  # fmt: skip
         several = self.pairs and len(self.pairs[0]) // self.size  # pairs for each image
         pairs = self.pairs and tuple(t.unflatten(0, (self.size, several))[some].flatten(0, 1)
                                      for t in self.pairs)  # fmt: skip
         return Given(size, batch, pairs), size / self.size if index < self.size else 0.0
+
+    def tensors(self) -> list[Tensor]:
+        """All that it holds, for `like_this`."""
+        return [*(self.batch or ()), *(self.pairs or ())]
+
+    def like_this(self, tensors: Sequence[Tensor]) -> "Given":
+        """The same with other tensors."""
+        num = len(self.batch or ())
+        batch = self.batch and Batch(*tensors[:num])
+        return Given(self.size, batch, self.pairs and tuple(tensors[num:]))
+
+    def padded(self, length: int) -> "Given":
+        """The same, with captions padded, or prompts cut, to so many tokens."""
+        batch = self.batch and self.batch._replace(tokens=pad_to(self.batch.tokens, length))
+        return Given(self.size, batch, self.pairs and tuple(pad_to(t, length) for t in self.pairs))
 
 
 def given_at(

@@ -41,31 +41,28 @@ def sorted_difference(a: Tensor, b: Tensor) -> Tensor:
     return (a - target).abs().mean()
 
 
-def sliced_wasserstein_loss(
-    drawn: Tensor,
-    real: Tensor,
-    generator: torch.Generator,
-    num_filters: int = 4,
-    num_scales: int = 2,
-) -> Tensor:
+def draw_filters(generator: torch.Generator, num_filters: int = 4, num_scales: int = 2) -> Tensor:
+    """Random zero-mean unit-norm filters for each scale, (scales, filters, 3, 5, 5)."""
+    drawn = [torch.randn(num_filters, 3, 5, 5, generator=generator) for _ in range(num_scales)]
+    filters = torch.stack(drawn)
+    filters = filters - filters.mean(dim=(2, 3, 4), keepdim=True)
+    return filters / filters.flatten(2).norm(dim=2)[:, :, None, None, None]
+
+
+def sliced_wasserstein_loss(drawn: Tensor, real: Tensor, filters: Tensor) -> Tensor:
     """Distance between the patches of each image and of its real one, at full size, half of it,
-    ...: sharpness.
+    ..., as many as filters (scales, filters, 3, 5, 5) are for: sharpness.
 
-    Random zero-mean unit-norm 5x5 filters, fresh at each call; their responses in an image are
-    sorted and compared with the sorted ones in the real image, so that an edge counts as an edge
-    even a pixel away from its place. Patch distributions under random filters: Elnekave and Weiss
-    2022 (GPDM); here each image is paired with its own real one, as a training term. Every pixel
-    counts: at every second one, a shape moved by a pixel would cost as much as a blurred one.
-
-    generator: of the CPU, decides the filters.
+    Responses to random filters in an image are sorted and compared with the sorted ones in the real
+    image, so that an edge counts as an edge even a pixel away from its place. Patch distributions
+    under random filters: Elnekave and Weiss 2022 (GPDM); here each image is paired with its own
+    real one, as a training term. Every pixel counts: at every second one, a shape moved by a pixel
+    would cost as much as a blurred one.
     """
     loss = drawn.new_zeros(())
-    for _ in range(num_scales):
-        filters = torch.randn(num_filters, 3, 5, 5, generator=generator)
-        filters = filters - filters.mean(dim=(1, 2, 3), keepdim=True)
-        filters = filters / filters.flatten(1).norm(dim=1)[:, None, None, None]
-        filters = filters.to(drawn.device, memory_format=torch.channels_last)  # twice as fast
-        a, b = (F.conv2d(x, filters).flatten(2).contiguous() for x in (drawn, real))
+    for some in filters:
+        some = some.contiguous(memory_format=torch.channels_last)  # twice as fast
+        a, b = (F.conv2d(x, some).flatten(2).contiguous() for x in (drawn, real))
         loss = loss + sorted_difference(a, b)  # of (B, filters, responses)
         drawn, real = F.avg_pool2d(drawn, 2), F.avg_pool2d(real, 2)
     return loss

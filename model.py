@@ -405,12 +405,13 @@ class TextToImageModel(nn.Module):
             return images
         return F.interpolate(images, self.config.image_size, mode="bilinear")
 
-    def tokenize(self, captions: Sequence[str]) -> Tensor:
-        """Captions -> tokens (B, L) int64 on the device of the model, padded at the end."""
+    def tokenize(self, captions: Sequence[str], device: torch.device | str | None = None) -> Tensor:
+        """Captions -> tokens (B, L) int64, padded at the end; on the device of the model, or on
+        this one."""
         encoded = [self.tokenizer.encode(caption, self.config.max_tokens) for caption in captions]
         length = max(len(ids) for ids in encoded)
         padded = [ids + [PAD] * (length - len(ids)) for ids in encoded]
-        return torch.tensor(padded, device=self.to_layers.weight.device)
+        return torch.tensor(padded, device=device or self.to_layers.weight.device)
 
     def complete(
         self, prompts: str | Sequence[str], seed: int | Sequence[int] = 0, temperature: float = 1.0

@@ -1,14 +1,17 @@
-"""How do several processes train one model? Which of them is this, and how do they share a step?
+"""How do several processes train one model, and a GPU without waiting for Python?
 
     torchrun --nproc_per_node=2 train.py --data FOLDER    (--set run=NAME: --run is torchrun's)
 
 Each process has all weights, draws the random numbers of the whole batch and learns from its part
 of it; the gradients are added up. So a run is the same for any number of them but for rounding, and
 may go on with another number. The first one alone measures and writes, and tells all but errors.
+
+A GPU computes a step faster than Python asks for it. With `--set graphs=true` steps are recorded as
+a CUDA graph, and replayed. This has not run on a GPU yet.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import NamedTuple
 
@@ -86,3 +89,39 @@ def joined(device: torch.device) -> Iterator[Processes]:
                 yield Processes(rank, count)
     finally:
         dist.destroy_process_group()
+
+
+class Replayed:
+    """Calls a function of tensors; on a GPU, one that was called WARM times with tensors of the
+    same shapes is recorded as a CUDA graph, and replayed from then on.
+
+    The function must read nothing else that changes, and never ask the device for a number. What it
+    returns is overwritten by the next call.
+    """
+
+    WARM = 3  # libraries make ready in the first calls, which cannot be recorded
+
+    def __init__(self) -> None:
+        self.calls: dict[Hashable, int] = {}
+        self.graphs: dict[Hashable, tuple] = {}
+
+    def __call__(
+        self, function: Callable[[list[Tensor]], dict[str, Tensor]], inputs: list[Tensor],
+        kind: Hashable,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """function(inputs); kind: what it computes. Graphs of other kinds are forgotten."""
+        key = (kind, *(tensor.shape for tensor in inputs))
+        self.calls[key] = self.calls.get(key, 0) + 1
+        if self.calls[key] <= self.WARM or not inputs[0].is_cuda:
+            return function(inputs)
+        if key not in self.graphs:
+            self.graphs = {other: graph for other, graph in self.graphs.items() if other[0] == kind}
+            static, graph = [tensor.clone() for tensor in inputs], torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                results = function(static)
+            self.graphs[key] = graph, static, results
+        graph, static, results = self.graphs[key]
+        for own, new in zip(static, inputs, strict=True):
+            own.copy_(new)
+        graph.replay()
+        return results

@@ -17,6 +17,7 @@ import sys
 import time
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -53,7 +54,6 @@ from dataset import (
     Batch,
     CaptionedImages,
     Given,
-    generator_for,
     given_at,
     items_at,
 )
@@ -63,7 +63,7 @@ from files import locked, write_text
 from latents import bin_odds, cross_entropy
 from losses import colour_loss, kl_divergence, regression_loss, sliced_wasserstein_loss
 from model import TextToImageModel, composite
-from processes import Processes, joined, name_device
+from processes import Processes, Replayed, joined, name_device
 from tokenizer import SPECIAL_TOKENS, split_words
 
 SECONDS_UNTOLD = 10  # between plain lines
@@ -82,6 +82,20 @@ class Clock(NamedTuple):
     halvings: int  # of the sides of training images
     latent: float  # 0..1, how far kl_weight is ramped in; 0: latents are noise
     swd: float  # 0..1, how far swd_weight is
+    average: float = 0.0  # how far the averaged weights move towards the weights
+    on_device: Tensor | None = None  # what `rates` holds, where numbers of it are not known
+
+    @property
+    def stage(self) -> tuple[int, bool, bool]:
+        """What decides which things are computed; all else about a clock is `rates`."""
+        return self.halvings, self.latent > 0, self.swd > 0
+
+    @property
+    def rates(self) -> tuple[float, ...] | Tensor:
+        """lr, steady_lr, latent, swd, average."""
+        if self.on_device is not None:
+            return self.on_device
+        return self.lr, self.steady_lr, self.latent, self.swd, self.average
 
 
 def clock_at(recipe: TrainConfig, progress: Progress) -> Clock:
@@ -96,6 +110,7 @@ def clock_at(recipe: TrainConfig, progress: Progress) -> Clock:
         min(progress.halvings, halvings),
         ramp(recipe, seen, start, recipe.latent_ramp) if recipe.has_latents else 0.0,
         ramp(recipe, seen, start, recipe.swd_ramp) if recipe.swd_weight else 0.0,
+        movement(recipe, seen),
     )
 
 
@@ -114,6 +129,14 @@ def steady_rate(recipe: Recipe, images_seen: int, start: int) -> float:
     follows change all the time before."""
     left = (recipe.images - images_seen) / (recipe.images - start)
     return recipe.lr * min(1.0, 5 * left)
+
+
+def movement(recipe: Recipe, images_seen: int) -> float:
+    """How far averaged weights move in this step, which makes their half-life ema_half_life of the
+    images seen."""
+    num = min(recipe.batch_size, recipe.images - images_seen)
+    half_life = recipe.ema_half_life * (images_seen + num)
+    return 1 - 0.5 ** (num / max(half_life, num))
 
 
 def ramp(recipe: Recipe, images_seen: int, start: int, within: tuple[float, ...]) -> float:
@@ -148,10 +171,7 @@ def compute_losses(
     drawn = composite(layers, recipe.late_mask_scale if clock.swd > 0 else 1)  # (B, 3, h, w)
     losses["regression_loss"] = regression_loss(drawn, real)
     if clock.swd > 0:
-        filters = generator_for(recipe.seed, 3, clock.images_seen)
-        losses["swd_loss"] = sliced_wasserstein_loss(
-            drawn, real, filters, recipe.swd_filters, recipe.swd_scales
-        )
+        losses["swd_loss"] = sliced_wasserstein_loss(drawn, real, batch.filters)
         losses["colour_loss"] = colour_loss(drawn, real)
     return losses
 
@@ -203,19 +223,42 @@ def learn(
 ) -> dict[str, Tensor]:
     """One step: losses, gradients, update, averaged weights. Returns what tells how it went, as
     scalars: the losses and the norm of the gradients."""
+    lr, steady_lr, *_, average = clock.rates
     for optimizer in optimizers:
         optimizer.zero_grad()
         for group in optimizer.param_groups:
-            rate = clock.steady_lr if group["steady"] else clock.lr
-            group["lr"] = rate * group["relative_lr"]
+            group["lr"] = (steady_lr if group["steady"] else lr) * group["relative_lr"]
     losses = add_gradients(given, networks, config, clock, processes)
     norms = [nn.utils.clip_grad_norm_(weights, config.max_grad_norm)
              for weights in clipped_together(optimizers)]  # fmt: skip
     for optimizer in optimizers:
         optimizer.step()
-    half_life = config.ema_half_life * (clock.images_seen + given.size)
-    update_ema(networks.ema, networks.model, half_life, given.size)
+    update_ema(networks.ema, networks.model, average)
     return losses | {"gradient norm": sum(norms)}
+
+
+def learn_replayed(
+    replayed: Replayed,
+    given: Given,
+    networks: Networks,
+    optimizers: list[torch.optim.Optimizer],
+    config: TrainConfig,
+    clock: Clock,
+    processes: Processes,
+) -> dict[str, Tensor]:
+    """`learn` as a CUDA graph: captions have one length, and the rates lie on the device."""
+    given = given.padded(networks.model.config.max_tokens)
+    rates = torch.tensor(clock.rates, device=networks.model.to_layers.weight.device)
+
+    def step(inputs: list[Tensor]) -> dict[str, Tensor]:
+        other = clock._replace(on_device=inputs[0])
+        same = given.like_this(inputs[1:])
+        return learn(same, networks, optimizers, config, other, processes)
+
+    terms = replayed(step, [rates, *given.tensors()], clock.stage)
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["lr"] = clock.lr  # a plain number, for the checkpoint
+    return terms
 
 
 def clipped_together(optimizers: list[torch.optim.Optimizer]) -> list[list[Tensor]]:
@@ -226,20 +269,22 @@ def clipped_together(optimizers: list[torch.optim.Optimizer]) -> list[list[Tenso
 
 def weighted_sum(losses: dict[str, Tensor], recipe: Recipe, clock: Clock) -> Tensor:
     """What the decoder and the posterior learn from."""
+    _, _, latent, swd, _ = clock.rates
     weights = {
         "regression_loss": 1.0,
-        "kl_loss": clock.latent * recipe.kl_weight,
-        "swd_loss": clock.swd * recipe.swd_weight,
-        "colour_loss": clock.swd * recipe.swd_weight,
+        "kl_loss": latent * recipe.kl_weight,
+        "swd_loss": swd * recipe.swd_weight,
+        "colour_loss": swd * recipe.swd_weight,
     }
     return sum(weights[name] * loss for name, loss in losses.items() if name != "prior_loss")
 
 
 @torch.no_grad()
-def update_ema(ema: nn.Module, model: nn.Module, half_life: float, batch_size: int) -> None:
-    """Move the averaged weights towards the weights; half_life in images."""
-    decay = 0.5 ** (batch_size / max(half_life, batch_size))
-    torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
+def update_ema(ema: nn.Module, model: nn.Module, movement: float | Tensor) -> None:
+    """Move the averaged weights towards the weights, by this fraction of the way."""
+    averages, weights = list(ema.parameters()), list(model.parameters())
+    way = [movement] * len(weights) if isinstance(movement, Tensor) else movement
+    torch._foreach_lerp_(averages, weights, way)
 
 
 def rises(values: list[float]) -> bool:
@@ -594,6 +639,7 @@ def train(
     if processes.is_first:
         checkpoint.write_record(folder, about, config, model.config, progress.images_seen)
     log = Log(folder / "metrics.jsonl" if processes.is_first else None, config, progress, dataset)
+    take_step = partial(learn_replayed, Replayed()) if config.graphs else learn
     stopping = False
     with Stop() as stop, log.bar:
         while not stopping:
@@ -603,7 +649,7 @@ def train(
 
             # Learn
             given = given_at(dataset, model, config, before)
-            terms = learn(given, networks, optimizers, config, clock, processes)
+            terms = take_step(given, networks, optimizers, config, clock, processes)
             values = require_finite(terms, config, folder, dataset, before)
             progress.images_seen = seen = before + num
 

@@ -37,7 +37,7 @@ from checkpoint import Progress
 from config import TrainConfig, choose_device, choose_precision, provenance
 from dataset import Batch, CaptionedImages, Given, generator_for, given_at
 from latents import bin_odds, cross_entropy
-from losses import colour_loss, regression_loss, sliced_wasserstein_loss
+from losses import colour_loss, draw_filters, regression_loss, sliced_wasserstein_loss
 from model import TextToImageModel, composite
 from processes import Processes
 
@@ -153,8 +153,8 @@ class Run:
         changes = torch.zeros(num, model.config.augmentation_dim)
         noise = torch.randn(num, model.config.noise_dim, generator=rng)
         tokens = model.tokenize(captions)
-        batch = Batch(images.to(self.device), tokens[:num], noise.to(self.device),
-                      changes.to(self.device))  # fmt: skip
+        batch = Batch(*(x.to(self.device) for x in
+                        (images, tokens[:num], noise, changes, draw_filters(rng))))  # fmt: skip
         pairs = None
         if model.completer:
             prompts = model.tokenize([" ".join(c.split()[:3]) for c in captions[num:]])
@@ -207,8 +207,8 @@ def parts_of(run: Run, given: Given, place: float) -> dict[str, Callable[[], obj
     if clock.swd:
 
         def sharpness() -> Tensor:
-            filters = generator_for(0, 3, 0)
-            return sliced_wasserstein_loss(drawn, real, filters) + colour_loss(drawn, real)
+            loss = sliced_wasserstein_loss(drawn, real, batch.filters)
+            return loss + colour_loss(drawn, real)
 
         parts["sharpness"] = backward(sharpness)
     if given.pairs:
@@ -220,7 +220,7 @@ def parts_of(run: Run, given: Given, place: float) -> dict[str, Callable[[], obj
             nn.utils.clip_grad_norm_(weights, 1.0)
         for optimizer in run.optimizers:
             optimizer.step()
-        train.update_ema(ema, model, 4_000, given.size)
+        train.update_ema(ema, model, 0.0)
 
     return parts | {"Muon, AdamW, averages": update}
 

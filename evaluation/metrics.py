@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from completion import draw_pair, fullest
 from dataset import CaptionedImages
-from losses import regression_loss, sliced_wasserstein_loss
+from losses import draw_filters, regression_loss, sliced_wasserstein_loss
 from model import TextToImageModel, from_uint8
 from tokenizer import split_words
 
@@ -351,7 +351,8 @@ def validate(
         images, captions = dataset.batch(numbers)
         real = from_uint8(images).to(device)
         texts = [fullest(several) for several in captions]
-        tokens, filters = model.tokenize(texts), torch.Generator().manual_seed(start)
+        tokens = model.tokenize(texts)
+        filters = draw_filters(torch.Generator().manual_seed(start)).to(device)
         predicted = model.predict_mean(tokens).clamp(-1, 1)
         drawn, again = (model.draw(texts, [n + seed for n in numbers]) for seed in (0, num))
         terms = {

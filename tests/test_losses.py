@@ -8,7 +8,13 @@ from torch import Tensor
 from torch.distributions import Normal
 
 import losses
-from losses import colour_loss, kl_divergence, regression_loss, sliced_wasserstein_loss
+from losses import (
+    colour_loss,
+    draw_filters,
+    kl_divergence,
+    regression_loss,
+    sliced_wasserstein_loss,
+)
 
 FLOOR = 1e-3  # of regression_loss, below the root
 
@@ -18,7 +24,8 @@ def random_images(*shape: int, seed: int = 0) -> Tensor:
 
 
 def wasserstein(drawn: Tensor, real: Tensor, seed: int = 0, **kwargs) -> Tensor:
-    return sliced_wasserstein_loss(drawn, real, torch.Generator().manual_seed(seed), **kwargs)
+    filters = draw_filters(torch.Generator().manual_seed(seed), **kwargs)
+    return sliced_wasserstein_loss(drawn, real, filters)
 
 
 def mean_wasserstein(drawn: Tensor, real: Tensor) -> float:
@@ -118,7 +125,9 @@ def test_sliced_wasserstein_loss_minds_blur_and_regression_loss_the_place(bound,
 def test_the_generator_alone_decides_the_filters():
     drawn, real = random_images(2, 3, 16, 16, seed=1), random_images(2, 3, 16, 16, seed=2)
     generator = torch.Generator().manual_seed(5)
-    first, second = (sliced_wasserstein_loss(drawn, real, generator) for _ in range(2))
+    first, second = (
+        sliced_wasserstein_loss(drawn, real, draw_filters(generator)) for _ in range(2)
+    )
     assert not torch.equal(first, second)  # fresh ones at each call
     torch.manual_seed(1)
     assert torch.equal(wasserstein(drawn, real, seed=5), first)
