@@ -11,11 +11,13 @@ when it is whole, by one process at a time.
 import gc
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Callable, Sequence
 from functools import partial
-from multiprocessing.pool import AsyncResult, ThreadPool
+from multiprocessing.pool import AsyncResult, Pool, ThreadPool
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -233,7 +235,7 @@ def open_images(
         path, shape = unfinished / "pictures.npy", (num, 3, size, size)
         start = np.lib.format.open_memmap(path, "w+", np.uint8, shape).offset
         # Written as a file, not as memory: then a full disk is an error, and memory stays free.
-        with open(path, "r+b") as file, ThreadPool() as threads:  # decoding leaves Python's lock
+        with open(path, "r+b") as file, workers_for(collection) as workers:
 
             def write(i: int, pixels: np.ndarray) -> None:
                 file.seek(start + int(i) * 3 * size * size)
@@ -242,7 +244,11 @@ def open_images(
             missing, unreadable = np.arange(num), {}
             if old := kept():
                 missing = copy_known(rows["key"], old, write)
-            jobs = threads.imap(partial(decode, collection, settings), missing, chunksize=16)
+            if collection.place is None:  # the records alone are sent to other processes
+                work = partial(paint, collection.draw, size)
+                jobs = workers.imap(work, (collection.records[i] for i in missing), chunksize=16)
+            else:
+                jobs = workers.imap(partial(decode, collection, settings), missing, chunksize=16)
             shown = {"unit": "img", "disable": None if show_progress else True}
             jobs = tqdm(jobs, "reading pictures", len(missing), **shown)
             for i, pixels in zip(missing.tolist(), jobs, strict=True):
@@ -256,6 +262,15 @@ def open_images(
         (unfinished / "about.json").write_text(json.dumps(about))
 
     return open_or_build(folder, opened, build)
+
+
+def workers_for(collection: Collection) -> Pool:
+    """All cores: threads to decode images, which leaves Python's lock, processes to paint them."""
+    if collection.place is not None:
+        return ThreadPool()
+    return multiprocessing.Pool(
+        initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+    )  # Ctrl-C is for the process that began them
 
 
 def copy_known(keys: np.ndarray, old: Kept, write: Callable[[int, np.ndarray], None]) -> np.ndarray:
@@ -304,7 +319,7 @@ def decode(collection: Collection, settings: Settings, i: int) -> np.ndarray | s
     """The pixels (3, S, S) uint8 of record i, or why there are none."""
     record = collection.records[i]
     if collection.place is None:
-        return collection.draw(record, settings["image_size"]).transpose(2, 0, 1)
+        return paint(collection.draw, settings["image_size"], record)
     settings = settings.copy()
     box = record.box if settings.pop("crop_boxes") else None
     try:
@@ -321,6 +336,11 @@ def decode(collection: Collection, settings: Settings, i: int) -> np.ndarray | s
         raise
     except Exception:  # Pillow raises any kind: OSError, struct.error, SyntaxError, ...
         return UNREADABLE
+
+
+def paint(draw: Callable[[Record, int], np.ndarray], size: int, record: Record) -> np.ndarray:
+    """The pixels (3, S, S) uint8 of a record that is drawn."""
+    return draw(record, size).transpose(2, 0, 1)
 
 
 class Streamed:

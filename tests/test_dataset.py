@@ -181,7 +181,7 @@ def test_a_training_batch_depends_on_the_seed_and_the_images_seen_alone(tmp_path
     model = SimpleNamespace(  # what a batch needs of one
         parameters=lambda: iter([torch.zeros(1)]),
         config=SimpleNamespace(noise_dim=6),
-        tokenize=lambda captions: torch.tensor([[2, 3 + int(c.split()[1])] for c in captions]),
+        tokenize=lambda captions, _: torch.tensor([[2, 3 + int(c.split()[1])] for c in captions]),
     )
     recipe = Recipe(images=50, batch_size=8, caption_dropout=0.0)
     batch = training_batch(data, model, recipe, 16)

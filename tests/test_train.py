@@ -1165,7 +1165,7 @@ class Paints:
         self.by_caption = {c[0]: from_uint8(p) for c, p in zip(captions, pictures, strict=True)}
         self.captions, self.change = list(self.by_caption), change
 
-    def tokenize(self, captions):
+    def tokenize(self, captions, device=None):
         return torch.tensor([self.captions.index(caption) for caption in captions])
 
     def predict_mean(self, tokens):
