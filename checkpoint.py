@@ -508,9 +508,6 @@ def networks_of(
     networks = Networks(model, ema, posterior)
     for network in networks:
         network.to(device, memory_format=torch.channels_last)
-        for module in network.modules():
-            if isinstance(module, nn.LSTM):
-                module.flatten_parameters()  # in one piece again, as cuDNN wants them
     optimizers = make_optimizers(model, posterior, config)
     try:
         all_saved = bool(state["optimizers"])  # a new run has none yet

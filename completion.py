@@ -8,7 +8,6 @@ the collection, as pairs of a prompt and the fullest caption of the same image.
 
 import math
 import random
-import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -190,14 +189,6 @@ def sample(odds: Tensor, uniform: Tensor, temperature: float) -> Tensor:
         odds = odds.pow(1 / temperature)
     up_to = odds.cumsum(dim=1)
     return (up_to <= uniform * up_to[:, -1:]).sum(dim=1).clamp(max=odds.shape[1] - 1)
-
-
-def text_of(words: Sequence[str]) -> str:
-    """Words as a person writes them, which split_words takes apart again."""
-    text = " ".join(words)
-    nicer = re.sub(r" ([,.;:!?)\]])", r"\1", re.sub(r"([(\[]) ", r"\1", text))
-    nicer = re.sub(r" - ", "-", nicer)
-    return nicer if split_words(nicer) == list(words) else text
 
 
 # Pairs of prompt and caption to learn from

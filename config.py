@@ -378,7 +378,7 @@ class SaveConfig:
 
     run: str = setting("", "name of a folder in results/; none: the newest run")
     output: str = setting(str(SHIPPED_WEIGHTS), "file to write")
-    format: str = setting("pth", "kind of file; the others need packages of their names",
+    format: str = setting("pth", "kind of file; the others need more packages",
                           ("pth", "safetensors", "onnx"))  # fmt: skip
     force: bool = setting(False, "export a smoke run, or one that is not finished")
 

@@ -36,6 +36,7 @@ from tokenizer import PAD, START, UNKNOWN
 
 LOOKED_AT = 10_000  # images whose captions tell what a collection's captions are like
 LENGTHS = 4  # of captions, that batches of the completer differ in
+FEW_LENGTHS = 16  # tokens, of which lengths of captions are multiples in recorded steps
 NUM_SCENES = {"train": 32_768, "validation": 1_024, "unseen": 1_024, "test": 1_024}
 # The largest change of each kind; parameters are fractions of it, -1..1.
 BRIGHTNESS, CONTRAST, SATURATION, WARMTH = 0.1, 0.15, 0.2, 0.06  # images range over -1..1
@@ -325,9 +326,9 @@ def insert_unknown(prompts: Tensor, share: float, rng: torch.Generator) -> Tenso
     return both[:, : (both != PAD).sum(dim=1).max()]
 
 
-def pad_to(tokens: Tensor, length: int) -> Tensor:
-    """tokens (N, L) -> (N, length)."""
-    return F.pad(tokens[:, :length], (0, max(0, length - tokens.shape[1])), value=PAD)
+def pad(tokens: Tensor) -> Tensor:
+    """tokens (N, L) -> (N, the next multiple of FEW_LENGTHS)."""
+    return F.pad(tokens, (0, -tokens.shape[1] % FEW_LENGTHS), value=PAD)
 
 
 class Given(NamedTuple):
@@ -344,8 +345,8 @@ class Given(NamedTuple):
             return self, 1.0
         some = slice(index, None, num_parts) if index < self.size else slice(1)
         size = len(range(self.size)[some])
-        batch = self.batch and Batch(*(tensor[some] for tensor in self.batch[:-1]),
-                                     self.batch.filters)  # fmt: skip
+        batch = self.batch and Batch(*(tensor[some] for tensor in self.batch))
+        batch = batch and batch._replace(filters=self.batch.filters)  # those of all images
         several = self.pairs and len(self.pairs[0]) // self.size  # pairs for each image
         pairs = self.pairs and tuple(t.unflatten(0, (self.size, several))[some].flatten(0, 1)
                                      for t in self.pairs)  # fmt: skip
@@ -361,10 +362,10 @@ class Given(NamedTuple):
         batch = self.batch and Batch(*tensors[:num])
         return Given(self.size, batch, self.pairs and tuple(tensors[num:]))
 
-    def padded(self, length: int) -> "Given":
-        """The same, with captions padded, or prompts cut, to so many tokens."""
-        batch = self.batch and self.batch._replace(tokens=pad_to(self.batch.tokens, length))
-        return Given(self.size, batch, self.pairs and tuple(pad_to(t, length) for t in self.pairs))
+    def padded(self) -> "Given":
+        """The same, with captions padded to a multiple of FEW_LENGTHS tokens."""
+        batch = self.batch and self.batch._replace(tokens=pad(self.batch.tokens))
+        return Given(self.size, batch, self.pairs and tuple(map(pad, self.pairs)))
 
 
 def given_at(

@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from completion import Completer, feed_forward, text_of
+from completion import Completer, feed_forward
 from config import SETTING_OF_THE_FLOW, WITH_A_FLOW, ModelConfig
 from latents import LatentPrior
-from tokenizer import PAD, START, UNKNOWN, Tokenizer
+from tokenizer import PAD, START, UNKNOWN, Tokenizer, text_of
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -103,10 +103,7 @@ def _adamw_and_muon(
     taken = {id(weight) for weight in matrices}
     others = [p for p in parameters if id(p) not in taken]
     betas, decay = recipe.adam_betas, recipe.weight_decay
-    on_gpu = any(p.is_cuda for p in others)  # there, steps may be recorded
-    adamw = torch.optim.AdamW(
-        others, betas=betas, weight_decay=decay, fused=True, capturable=on_gpu
-    )
+    adamw = torch.optim.AdamW(others, betas=betas, weight_decay=decay, fused=True)
     muon = Muon(matrices, recipe.lr, recipe.muon_momentum, decay)
     adamw.param_groups[0] |= {"relative_lr": ratio, "steady": steady}
     muon.param_groups[0] |= {"relative_lr": ratio * recipe.muon_lr_ratio, "steady": steady}

@@ -66,6 +66,8 @@ def name_device(name: str) -> str:
 @contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
     """The processes that torchrun has started, or this one alone. All but the first are silent."""
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)
     rank, count = (int(os.environ.get(name, n)) for name, n in (("RANK", 0), ("WORLD_SIZE", 1)))
     if count == 1:
         yield Processes()
@@ -74,8 +76,6 @@ def joined(device: torch.device) -> Iterator[Processes]:
     if device.type != "cpu" and here > torch.cuda.device_count():
         told = f"{here} processes cannot share {device}; each needs a GPU, or --device cpu"
         raise UserError(told)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     try:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
@@ -91,9 +91,19 @@ def joined(device: torch.device) -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
+def record(
+    function: Callable[[list[Tensor]], dict[str, Tensor]], inputs: list[Tensor]
+) -> tuple[dict[str, Tensor], Callable[[], None]]:
+    """A call as a CUDA graph: its results, not computed yet, and what computes them anew."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = function(inputs)
+    return results, graph.replay
+
+
 class Replayed:
-    """Calls a function of tensors; on a GPU, one that was called WARM times with tensors of the
-    same shapes is recorded as a CUDA graph, and replayed from then on.
+    """Calls a function of tensors. One that was called WARM times with tensors of the same shapes
+    is recorded, and replayed from then on.
 
     The function must read nothing else that changes, and never ask the device for a number. What it
     returns is overwritten by the next call.
@@ -101,27 +111,29 @@ class Replayed:
 
     WARM = 3  # libraries make ready in the first calls, which cannot be recorded
 
-    def __init__(self) -> None:
+    def __init__(self, record: Callable = record):
+        self.record, self.kind = record, None
         self.calls: dict[Hashable, int] = {}
-        self.graphs: dict[Hashable, tuple] = {}
+        self.recorded: dict[Hashable, tuple] = {}
 
     def __call__(
-        self, function: Callable[[list[Tensor]], dict[str, Tensor]], inputs: list[Tensor],
+        self,
+        function: Callable[[list[Tensor]], dict[str, Tensor]],
+        inputs: list[Tensor],
         kind: Hashable,
-    ) -> dict[str, Tensor]:  # fmt: skip
-        """function(inputs); kind: what it computes. Graphs of other kinds are forgotten."""
-        key = (kind, *(tensor.shape for tensor in inputs))
-        self.calls[key] = self.calls.get(key, 0) + 1
-        if self.calls[key] <= self.WARM or not inputs[0].is_cuda:
+    ) -> dict[str, Tensor]:
+        """function(inputs); kind: what it computes, of which only one is kept."""
+        if kind != self.kind:
+            self.kind, self.calls, self.recorded = kind, {}, {}
+        shapes = tuple(tensor.shape for tensor in inputs)
+        self.calls[shapes] = self.calls.get(shapes, 0) + 1
+        if self.calls[shapes] <= self.WARM:
             return function(inputs)
-        if key not in self.graphs:
-            self.graphs = {other: graph for other, graph in self.graphs.items() if other[0] == kind}
-            static, graph = [tensor.clone() for tensor in inputs], torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                results = function(static)
-            self.graphs[key] = graph, static, results
-        graph, static, results = self.graphs[key]
+        if shapes not in self.recorded:
+            static = [tensor.clone() for tensor in inputs]
+            self.recorded[shapes] = static, *self.record(function, static)
+        static, results, replay = self.recorded[shapes]
         for own, new in zip(static, inputs, strict=True):
             own.copy_(new)
-        graph.replay()
+        replay()
         return results

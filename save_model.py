@@ -131,17 +131,21 @@ def write_onnx(model: TextToImageModel, folder: Path) -> None:
     unfinished = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    for name, (module, named, outputs) in graphs.items():
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            logging.disable(logging.WARNING)  # of other packages that are not there
-            torch.onnx.export(
-                module.eval(), tuple(named.values()), unfinished / f"{name}.onnx", dynamo=True,
-                input_names=list(named), output_names=outputs, external_data=False, verbose=False
-            )  # fmt: skip
-    logging.disable(logging.NOTSET)
-    write_text(unfinished / "model.json", json.dumps(about, indent=1) + "\n")
-    os.replace(unfinished, folder)
+    logging.disable(logging.WARNING)  # of packages that are not there, and not needed
+    try:
+        for name, (module, named, outputs) in graphs.items():
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("ignore")
+                torch.onnx.export(
+                    module.eval(), tuple(named.values()), unfinished / f"{name}.onnx",
+                    input_names=list(named), output_names=outputs, dynamo=True,
+                    external_data=False, verbose=False
+                )  # fmt: skip
+        write_text(unfinished / "model.json", json.dumps(about, indent=1) + "\n")
+        os.replace(unfinished, folder)
+    finally:
+        logging.disable(logging.NOTSET)
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def main(config: SaveConfig) -> Path:
@@ -158,7 +162,7 @@ def main(config: SaveConfig) -> Path:
     if config.format == "safetensors":
         output = output.with_name(output.name.removesuffix(".pth") + ".safetensors")
     if config.format == "onnx":
-        output = output.with_name(output.name.removesuffix(".pth") + "_onnx")
+        output = output.with_name(output.stem + "_onnx")
     elif output.is_dir():
         raise UserError(f"{output} is a folder; --output takes the name of a file")
     trained = checkpoint.load(source)

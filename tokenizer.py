@@ -5,7 +5,7 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 PAD, UNKNOWN, START = 0, 1, 2
@@ -60,9 +60,17 @@ def split_words(caption: str) -> list[str]:
     return words
 
 
+def text_of(words: Sequence[str]) -> str:
+    """Words as a person writes them, which split_words takes apart again."""
+    text = " ".join(words)
+    nicer = re.sub(r" ([,.;:!?)\]])", r"\1", re.sub(r"([(\[]) ", r"\1", text))
+    nicer = re.sub(r" - ", "-", nicer)
+    return nicer if split_words(nicer) == list(words) else text
+
+
 @lru_cache(maxsize=65_536)
-def _words(caption: str) -> tuple[str, ...]:
-    """The same, kept: training reads captions again and again."""
+def _kept_words(caption: str) -> tuple[str, ...]:
+    """`split_words`, remembered: training reads captions again and again."""
     return tuple(map(sys.intern, split_words(caption)))
 
 
@@ -96,7 +104,7 @@ class Tokenizer:
 
     def encode(self, caption: str, max_tokens: int | None = None) -> list[int]:
         """<start> and the numbers of the words, cut to max_tokens in all. Unseen words: UNKNOWN."""
-        ids = [START] + [self.ids.get(word, UNKNOWN) for word in _words(caption)]
+        ids = [START] + [self.ids.get(word, UNKNOWN) for word in _kept_words(caption)]
         return ids[:max_tokens]
 
     def decode(self, ids: Iterable[int]) -> str:

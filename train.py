@@ -76,13 +76,12 @@ OVERFIT = 1.03  # times the lowest loss or score of held-out captions: where tra
 class Clock(NamedTuple):
     """Where a run is, and what follows from it for the next step."""
 
-    images_seen: int
     lr: float
     steady_lr: float  # of the prior
     halvings: int  # of the sides of training images
     latent: float  # 0..1, how far kl_weight is ramped in; 0: latents are noise
     swd: float  # 0..1, how far swd_weight is
-    average: float = 0.0  # how far the averaged weights move towards the weights
+    average: float  # how far the averaged weights move towards the weights
     on_device: Tensor | None = None  # what `rates` holds, where numbers of it are not known
 
     @property
@@ -103,7 +102,6 @@ def clock_at(recipe: TrainConfig, progress: Progress) -> Clock:
     seen, start = progress.images_seen, progress.start
     halvings = sum(seen < fraction * recipe.images for fraction in recipe.grow_at)
     return Clock(
-        seen,
         learning_rate(recipe, seen, start),
         steady_rate(recipe, seen, start),
         # Never more than before: with --init-from, training begins at full size.
@@ -246,18 +244,20 @@ def learn_replayed(
     clock: Clock,
     processes: Processes,
 ) -> dict[str, Tensor]:
-    """`learn` as a CUDA graph: captions have one length, and the rates lie on the device."""
-    given = given.padded(networks.model.config.max_tokens)
+    """`learn` as a CUDA graph: captions have few lengths, and the rates lie on the device."""
+    given = given.padded()
     rates = torch.tensor(clock.rates, device=networks.model.to_layers.weight.device)
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
 
     def step(inputs: list[Tensor]) -> dict[str, Tensor]:
+        for group in groups:  # of AdamW
+            group["capturable"] = torch.cuda.is_current_stream_capturing()
         other = clock._replace(on_device=inputs[0])
-        same = given.like_this(inputs[1:])
-        return learn(same, networks, optimizers, config, other, processes)
+        return learn(given.like_this(inputs[1:]), networks, optimizers, config, other, processes)
 
     terms = replayed(step, [rates, *given.tensors()], clock.stage)
-    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-        group["lr"] = clock.lr  # a plain number, for the checkpoint
+    for group in groups:
+        group["lr"] = clock.lr  # a plain number, as the checkpoint holds
     return terms
 
 
@@ -639,7 +639,8 @@ def train(
     if processes.is_first:
         checkpoint.write_record(folder, about, config, model.config, progress.images_seen)
     log = Log(folder / "metrics.jsonl" if processes.is_first else None, config, progress, dataset)
-    take_step = partial(learn_replayed, Replayed()) if config.graphs else learn
+    with_graphs = config.graphs and device.type == "cuda"
+    take_step = partial(learn_replayed, Replayed()) if with_graphs else learn
     stopping = False
     with Stop() as stop, log.bar:
         while not stopping:

@@ -9,6 +9,9 @@ The record is written after each.
 
 import argparse
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -21,6 +24,7 @@ import checkpoint
 from config import RESULTS, choose_device, provenance
 
 ROOT = Path(__file__).parent.parent
+RUNS_AT = ROOT / RESULTS
 RECORD = ROOT / "results_short" / "gpu.json"
 SECONDS = 480
 PROMPTS = ["a small red circle at the top on a white background", "a big blue star"]
@@ -28,10 +32,10 @@ RUNS = {  # name -> settings of a default run, each to its end
     "default": [],
     "default, graphs": ["--set", "graphs=true"],
 }
-LARGE = {  # name -> settings of runs at 128 px, stopped after a while
-    "128 px, batch 256": ["--preset", "gpu-128", "--stop-after", "100000"],
-    "128 px, batch 256, graphs": ["--preset", "gpu-128", "--stop-after", "100000", "--set",
-                                  "graphs=true"],
+LARGE = {  # name -> settings of short runs at 128 px, of all stages
+    "128 px, batch 256": ["--preset", "gpu-128", "--images", "100000"],
+    "128 px, batch 256, graphs": ["--preset", "gpu-128", "--images", "100000",
+                                  "--set", "graphs=true"],
 }  # fmt: skip
 
 
@@ -51,8 +55,9 @@ def python(arguments: list[str], seconds: float) -> dict:
 def trained(name: str, flags: list[str], device: str, seconds: float) -> dict:
     """A run, and its speed in each phase."""
     run = "gpu-" + "".join(c if c.isalnum() else "-" for c in name)
+    shutil.rmtree(RUNS_AT / run, ignore_errors=True)
     row = python(["train.py", "--run", run, "--device", device, *flags], seconds)
-    metrics = RESULTS / run / "metrics.jsonl"
+    metrics = RUNS_AT / run / "metrics.jsonl"
     if metrics.exists():
         lines = [json.loads(line) for line in metrics.read_text().splitlines()]
         lines = [line for line in lines if line["split"] == "train"]
@@ -68,12 +73,14 @@ def resumed(device: str, seconds: float) -> dict:
     """Half of a smoke run and the rest of it, beside one in one go: the largest difference of the
     weights, which not all kernels of a GPU leave at 0."""
     flags = ["--preset", "smoke", "--device", device]
+    for name in ("whole", "halves"):
+        shutil.rmtree(RUNS_AT / f"gpu-{name}", ignore_errors=True)
     row = python(["train.py", "--run", "gpu-whole", *flags], seconds)
     for stop in (["--stop-after", "1024"], []):
         again = python(["train.py", "--run", "gpu-halves", *flags, *stop], seconds)
         row = again if not again["worked"] else row
     if row["worked"]:
-        whole, halves = (checkpoint.load_model(RESULTS / f"gpu-{name}").state_dict()
+        whole, halves = (checkpoint.load_model(RUNS_AT / f"gpu-{name}/checkpoint.pth").state_dict()
                          for name in ("whole", "halves"))  # fmt: skip
         row["largest_difference"] = max(
             (whole[n] - halves[n]).abs().max().item() for n in whole if n != "_extra_state"
@@ -92,14 +99,17 @@ def drawn(device: str, _: float) -> dict:
 
 def tested(device: str, seconds: float) -> dict:
     """The test suite, in which device "auto" is the card; which tests fail."""
-    out = ROOT / "results" / "gpu-tests.txt"
-    command = f"{sys.executable} -m pytest -p no:cacheprovider -q > {out} 2>&1"
-    row: dict = {"worked": True}
-    try:
-        status = subprocess.run(command, shell=True, cwd=ROOT, timeout=max(1.0, seconds)).returncode
-        row["worked"] = status == 0
-    except subprocess.TimeoutExpired:
-        row["told"] = "stopped: no time left"
+    out = RUNS_AT / "gpu-tests.txt"
+    command, row = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"], {"worked": False}
+    with open(out, "w") as file:
+        suite = subprocess.Popen(
+            command, cwd=ROOT, stdout=file, stderr=file, start_new_session=True
+        )
+        try:
+            row["worked"] = suite.wait(timeout=max(1.0, seconds)) == 0
+        except subprocess.TimeoutExpired:
+            os.killpg(suite.pid, signal.SIGKILL)
+            row["told"] = "stopped: no time left"
     text = out.read_text() if out.exists() else ""
     row["failed"] = [line for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))]
     return row
@@ -114,8 +124,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RECORD, help=f"default: {RECORD.name}")
     args = parser.parse_args()
     device, began = choose_device(args.device), time.monotonic()
-    name, speed = str(device), str(RESULTS / "gpu-speed.json")
-    (ROOT / RESULTS).mkdir(exist_ok=True)
+    name, speed = str(device), str(RUNS_AT / "gpu-speed.json")
+    RUNS_AT.mkdir(exist_ok=True)
     steps: dict[str, Callable[[float], dict]] = {
         "drawing": lambda left: drawn(name, left),
         "smoke run, resumed": lambda left: resumed(name, left),
@@ -125,7 +135,7 @@ def main() -> None:
     for title, flags in (RUNS | LARGE).items():
         steps[title] = lambda left, t=title, f=flags: trained(t, f, name, min(left, 150.0))
     steps["evaluate"] = lambda left: python(
-        ["evaluate.py", "--quick", "--model", str(RESULTS / "gpu-default"), "--device", name], left
+        ["evaluate.py", "--quick", "--model", str(RUNS_AT / "gpu-default"), "--device", name], left
     )
     steps["tests"] = lambda left: tested(name, left)
     about = provenance(device)
@@ -138,7 +148,7 @@ def main() -> None:
             result[title] = {"worked": False, "told": f"{type(error).__name__}: {error}"[:2_000]}
         print(title, json.dumps(result[title]), flush=True)
         if title == "speed" and result[title]["worked"]:
-            result[title] |= json.loads((ROOT / speed).read_text())
+            result[title] |= json.loads(Path(speed).read_text())
         about["seconds"] = round(time.monotonic() - began)
         args.output.write_text(json.dumps(result | {"about": about}, indent=1) + "\n")
 

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import checkpoint
 from benchmarks.data import in_own_process, make_tars
 from benchmarks.speed import ROOT, Run, medians, operations, painted, rounded
-from config import ModelConfig, TrainConfig, choose_device, provenance
+from config import RESULTS, ModelConfig, TrainConfig, choose_device, provenance
 
 RECORD = ROOT / "results_short" / "growth.json"
 CPU = torch.device("cpu")
@@ -142,12 +142,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="little of everything")
-    parser.add_argument("--output", type=Path, default=RECORD, help=f"default: {RECORD.name}")
+    parser.add_argument("--output", type=Path, help=f"default: {RECORD.name}")
     args = parser.parse_args()
+    output = args.output or (RESULTS / "growth-quick.json" if args.quick else RECORD)
+    output.parent.mkdir(exist_ok=True)
     about, began = provenance(choose_device("cpu")), time.monotonic()
     about["threads"] = torch.get_num_threads()
     repeats, quick = (1, True) if args.quick else (3, False)
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=output.parent) as name:
         folder = Path(name)
         captions = painted(folder / "scenes", 64, 32).captions()
         long = [" ".join((caption + " and ").split() * 32) for caption in captions]
@@ -169,12 +171,12 @@ def main() -> None:
                 "widths of all layers: a step of 16": timed(widths, repeats),
             },
             "memory": of_memory(captions, (4, 8) if quick else (16, 64)),
-            "processes": of_processes(folder, 128 if quick else 1_024),
+            "processes": of_processes(folder, 128 if quick else 2_560),
             "records": of_records(folder / "tars", 10_000 if quick else 1_000_000),
         }
     about["seconds"] = round(time.monotonic() - began)
     result = rounded(result | {"about": about})
-    args.output.write_text(json.dumps(result, indent=1) + "\n")
+    output.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))
 
 

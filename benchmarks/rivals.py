@@ -93,7 +93,8 @@ class DeepFusionBlock(nn.Module):
         )
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.skip = nn.Conv2d(in_channels, out_channels, 1)
+        same = in_channels == out_channels
+        self.skip = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         x = F.interpolate(x, scale_factor=2)
@@ -154,7 +155,7 @@ class FlowMatching(nn.Module):
 
     def __init__(self, num_words: int):
         super().__init__()
-        config, channels = ModelConfig(), (48, 80, 128)  # at 32, 16 and 8 px
+        config, channels = ModelConfig(), (64, 96, 128)  # at 32, 16 and 8 px
         dim = config.text_dim
         self.text_encoder = TextEncoder(config, num_words)
         self.time = nn.Sequential(nn.Linear(64, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
@@ -168,9 +169,9 @@ class FlowMatching(nn.Module):
         self.up = nn.ModuleList(FlowBlock(2 * o, i, dim) for i, o in reversed(widths))
         self.to_patches = nn.Conv2d(channels[0], 12, 3, padding=1)
 
-    def velocity(self, noisy: Tensor, times: Tensor, tokens: Tensor) -> Tensor:
-        """noisy (B, 3, 64, 64), times (B,) within 0..1 -> its velocity, as large."""
-        words, mask, _ = self.text_encoder(tokens)
+    def velocity(self, noisy: Tensor, times: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        """noisy (B, 3, 64, 64), times (B,) within 0..1, words (B, L, D) and their mask (B, L)
+        -> its velocity, as large."""
         angles = times[:, None] * torch.logspace(0, 3, 32, device=times.device)  # (B, 32)
         condition = self.time(torch.cat([angles.sin(), angles.cos()], dim=1))
         condition = condition + (words * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
@@ -187,17 +188,19 @@ class FlowMatching(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens (B, L) -> images (B, 3, 64, 64)."""
+        words, mask, _ = self.text_encoder(tokens)
         x = torch.randn(len(tokens), 3, 64, 64, device=tokens.device)
         for step in range(FLOW_STEPS):
             times = x.new_full((len(tokens),), step / FLOW_STEPS)
-            x = x + self.velocity(x, times, tokens) / FLOW_STEPS
+            x = x + self.velocity(x, times, words, mask) / FLOW_STEPS
         return x
 
     def loss(self, tokens: Tensor, images: Tensor) -> Tensor:
         """Squared error of the velocity from noise to image, at a time drawn evenly."""
+        words, mask, _ = self.text_encoder(tokens)
         noise, times = torch.randn_like(images), torch.rand(len(images), device=images.device)
         noisy = noise.lerp(images, times[:, None, None, None])
-        return (self.velocity(noisy, times, tokens) - (images - noise)).square().mean()
+        return (self.velocity(noisy, times, words, mask) - (images - noise)).square().mean()
 
 
 RIVALS = {"the original design": Original, "DF-GAN's generator": DeepFusion,

@@ -1,10 +1,12 @@
-"""How fast is it, how far from the machine's limit, and beside what?
+"""How fast is it, what share of the machine's best does it reach, and what do others take?
 
     python benchmarks/speed.py              some 10 minutes on 2 CPU cores, when nothing else runs
     python benchmarks/speed.py --quick      a minute, to see that it works
 
 Medians of interleaved repeats. Writes results_short/speed.json and speed.png, and prints the table.
-Floating-point operations are counted as two for each multiplication and its addition.
+Floating-point operations are counted as two for each multiplication and its addition. "Peak" is the
+best that a large product of matrices or a convolution of the decoder by itself reaches here, in
+the precision of training.
 """
 
 import argparse
@@ -24,7 +26,11 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -34,11 +40,11 @@ import scenes
 import train
 from benchmarks.rivals import RIVALS
 from checkpoint import Progress
-from config import TrainConfig, choose_device, choose_precision, provenance
+from config import RESULTS, TrainConfig, choose_device, choose_precision, provenance
 from dataset import Batch, CaptionedImages, Given, generator_for, given_at
 from latents import bin_odds, cross_entropy
 from losses import colour_loss, draw_filters, regression_loss, sliced_wasserstein_loss
-from model import TextToImageModel, composite
+from model import TextToImageModel, composite, from_uint8
 from processes import Processes
 
 ROOT = Path(__file__).parent.parent
@@ -93,11 +99,17 @@ def lstm_operations(x: tuple, w: tuple, hidden: tuple, *_: object, **__: object)
 
 
 def operations(function: Callable[[], object]) -> float:
-    """Billions of floating-point operations of one call; torch's counter leaves LSTMs out."""
+    """Billions of floating-point operations of one call. Torch's counter leaves out LSTMs and
+    attention on CPUs, which are counted here, and LSTMs on GPUs."""
     ops = torch.ops.aten
-    known = {ops.mkldnn_rnn_layer: lstm_operations,
-             ops.mkldnn_rnn_layer_backward:
-                 lambda *shapes, **more: 2 * lstm_operations(*shapes, **more)}  # fmt: skip
+    attention = ops._scaled_dot_product_flash_attention_for_cpu
+    known = {
+        ops.mkldnn_rnn_layer: lstm_operations,
+        ops.mkldnn_rnn_layer_backward: lambda *shapes, **_: 2 * lstm_operations(*shapes),
+        attention: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward:
+            lambda g, q, k, v, *_, **__: sdpa_backward_flop_count(g, q, k, v),
+    }  # fmt: skip
     with FlopCounterMode(display=False, custom_mapping=known) as counter:
         function()
     return counter.get_total_flops() / 1e9
@@ -131,13 +143,19 @@ def painted(folder: Path, num: int, size: int) -> CaptionedImages:
 class Run:
     """What a run with these settings has in memory."""
 
-    def __init__(self, config: TrainConfig, captions: list[str], device: torch.device):
+    def __init__(
+        self,
+        config: TrainConfig,
+        captions: list[str],
+        device: torch.device,
+        images: Tensor | None = None,
+    ):
         self.config = replace(config, images=config.images or 80_000, latents="on",
                               pairs="captions", min_count=1)  # fmt: skip
         state = checkpoint.new_state(self.config, {}, captions)
         made = checkpoint.networks_of(state, Path("new"), self.config, device)
         self.networks, self.optimizers = made
-        self.captions, self.device = captions, device
+        self.captions, self.device, self.images = captions, device, images
 
     def clock(self, place: float) -> train.Clock:
         """Of the step at this fraction of the run."""
@@ -145,10 +163,12 @@ class Run:
         return train.clock_at(self.config, progress)
 
     def given(self) -> Given:
-        """What a step learns from; noise instead of images."""
+        """What a step learns from; where there are no images, noise."""
         model, num = self.networks.model, self.config.batch_size
         rng = generator_for(0, 0, 0)
         images = torch.rand(num, 3, *2 * [self.config.image_size], generator=rng) * 2 - 1
+        if self.images is not None:
+            images = from_uint8(self.images[:num])
         captions = [self.captions[i % len(self.captions)] for i in range(3 * num)]
         changes = torch.zeros(num, model.config.augmentation_dim)
         noise = torch.randn(num, model.config.noise_dim, generator=rng)
@@ -226,9 +246,12 @@ def parts_of(run: Run, given: Given, place: float) -> dict[str, Callable[[], obj
 
 
 def peak(run: Run, given: Given, repeats: int) -> dict:
-    """What the machine reaches at best in the decoder's convolutions, one by one, forward, in the
-    precision of training: billions of operations a second."""
-    model, convs = run.networks.model, {}
+    """What the machine reaches at best in a large product of matrices and in the decoder's
+    convolutions, one by one, forward, in the precision of training: billions of operations a
+    second."""
+    model = run.networks.model
+    large = torch.randn(2_048, 2_048, device=run.device)
+    convs: dict[str, Callable] = {"product of matrices": partial(torch.mm, large, large)}
 
     def keep(name: str, conv: nn.Conv2d, inputs: tuple, _: object) -> None:
         convs[name] = partial(conv, inputs[0])
@@ -313,25 +336,23 @@ def of_drawing(repeats: int, device: torch.device) -> dict:
             }
             if system is new:  # it would write without end
                 del rows[name]["completion"], rows[name]["picture"], rows[name]["many"]
-        systems = {"ours": new} | {name: make(len(model.tokenizer)).to(device).eval()
-                                   for name, make in RIVALS.items()}  # fmt: skip
-        for name in RIVALS:
-            rows[name] = {"picture": partial(systems[name], tokens[:1]),
-                          "many": partial(systems[name], tokens)}  # fmt: skip
+        rivals = {name: make(len(model.tokenizer)).to(device).eval()
+                  for name, make in RIVALS.items()}  # fmt: skip
+        for name, rival in rivals.items():
+            rival.to(memory_format=torch.channels_last)
+            rows[name] = {"latent and drawing": partial(rival, tokens[:1]),
+                          "many drawn": partial(rival, tokens)}  # fmt: skip
         flat = {f"{row}: {name}": function for row, functions in rows.items()
                 for name, function in functions.items()}  # fmt: skip
         times = medians(flat, repeats, device)
         result: dict = {row: {name: times[f"{row}: {name}"] for name in functions}
                         for row, functions in rows.items()}  # fmt: skip
-    for name, system in systems.items():
+    ours = {"shipped weights": model, "default settings, untrained": new}
+    for name, system in (ours | rivals).items():
         size = sum(p.numel() for p in system.parameters()) / 1e6
-        row = result.setdefault("default settings, untrained" if name == "ours" else name, {})
-        row |= {"million_parameters": size}
         with torch.inference_mode():
-            if name == "ours":
-                row["gflop"] = operations(lambda: system.draw(captions[:1], [0]))  # noqa: B023
-            else:
-                row["gflop"] = operations(lambda: system(tokens[:1]))  # noqa: B023
+            count = operations(rows[name]["latent and drawing"])
+        result[name] |= {"million_parameters": size, "gflop": count}
     for row in result.values():
         for name in ("many drawn", "many"):
             if name in row:
@@ -346,7 +367,9 @@ def of_learning(run: Run, repeats: int) -> dict:
     model, device = run.networks.model, run.device
     fast = choose_precision(run.config.precision, device) == torch.bfloat16
     model.halvings = 0
-    rivals = {name: make(len(model.tokenizer)).to(device) for name, make in RIVALS.items()}
+    rivals = {name: make(len(model.tokenizer)).to(device, memory_format=torch.channels_last)
+              for name, make in RIVALS.items()}  # fmt: skip
+    images = images.contiguous(memory_format=torch.channels_last)
 
     def ours() -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=fast):
@@ -378,18 +401,21 @@ def of_start(repeats: int) -> dict:
 def table(result: dict) -> str:
     """Markdown, of what most readers want to know."""
     drawing, learning = result["drawing"], result["learning"]
-    lines = [["", "M parameters", "one picture, ms", f"{PICTURES} at once, pictures/s",
-              "learning, images/s"], ["---"] * 5]  # fmt: skip
-    ours = drawing["shipped weights"]
-    size = drawing["default settings, untrained"]["million_parameters"]
-    lines.append(["ours, as typed", f"{size:.1f}", f"{ours['latent and drawing']:.0f}",
-                  f"{ours['many drawn, per second']:.0f}", f"{learning['ours']:.0f}"])  # fmt: skip
-    lines.append(["ours, completed", "", f"{ours['picture']:.0f}",
-                  f"{ours['many, per second']:.0f}", ""])  # fmt: skip
-    for name in RIVALS:
+    lines = [["", "M parameters", "GFLOP a picture", "one picture, ms",
+              f"{PICTURES} at once, pictures/s", "learning*, images/s"], ["---"] * 6]  # fmt: skip
+
+    def add(label: str, name: str, one: str, many: str, learns: str = "") -> None:
         row = drawing[name]
-        lines.append([name, f"{row['million_parameters']:.1f}", f"{row['picture']:.0f}",
-                      f"{row['many, per second']:.0f}", f"{learning[name]:.0f}"])  # fmt: skip
+        lines.append([label, f"{row['million_parameters']:.1f}", f"{row['gflop']:.2f}",
+                      f"{row[one]:.0f}", f"{row[many]:.0f}", learns])  # fmt: skip
+
+    drawn = "latent and drawing", "many drawn, per second"
+    add("shipped weights, completed", "shipped weights", "picture", "many, per second")
+    add("shipped weights, as typed", "shipped weights", *drawn)
+    add("default settings, as typed", "default settings, untrained", *drawn,
+        f"{learning['ours']:.0f}")  # fmt: skip
+    for name in RIVALS:
+        add(name, name, *drawn, f"{learning[name]:.0f}")
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -428,8 +454,10 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="one repeat, small batches")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
-    parser.add_argument("--output", type=Path, default=RECORD, help=f"default: {RECORD.name}")
+    parser.add_argument("--output", type=Path, help=f"default: {RECORD.name}")
     args = parser.parse_args()
+    output = args.output or (RESULTS / "speed-quick.json" if args.quick else RECORD)
+    output.parent.mkdir(exist_ok=True)
     device, began = choose_device(args.device), time.monotonic()
     about = provenance(device) | {"threads": torch.get_num_threads()}
     repeats, batch = (1, 4) if args.quick else (5, 64)
@@ -437,7 +465,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         dataset = painted(Path(folder) / "scenes", 16 if args.quick else SCENES, 64)
         captions = dataset.captions()
-        run = Run(TrainConfig(run="speed", batch_size=batch), captions, device)
+        images, _ = dataset.batch([i % len(dataset) for i in range(batch)])
+        run = Run(TrainConfig(run="speed", batch_size=batch), captions, device, images)
         about["precision"] = str(choose_precision(run.config.precision, device))
         best, phases = of_phases(run, repeats)
         result = {
@@ -453,8 +482,8 @@ def main() -> None:
     result["start"] = of_start(1 if args.quick else 3)
     about["seconds"] = round(time.monotonic() - began)
     result = rounded(result | {"about": about})
-    args.output.write_text(json.dumps(result, indent=1) + "\n")
-    save_figure(result, args.output.with_suffix(".png"))
+    output.write_text(json.dumps(result, indent=1) + "\n")
+    save_figure(result, output.with_suffix(".png"))
     print(table(result))
 
 

@@ -9,7 +9,6 @@ image is that of generate.py with the same prompt and seed, but for rounding.
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tokenizer import PAD, START, Tokenizer
+from tokenizer import PAD, START, Tokenizer, text_of
 
 
 class Model:
@@ -39,7 +38,8 @@ class Model:
     def tokenize(self, caption: str) -> np.ndarray:
         """Caption -> tokens (1, max_tokens), padded at the end."""
         ids = self.tokenizer.encode(caption, self.about["max_tokens"])
-        return np.array([ids + [PAD] * (self.about["max_tokens"] - len(ids))])
+        ids += [PAD] * (self.about["max_tokens"] - len(ids))
+        return np.array([ids], dtype=np.int64)
 
     def complete(self, prompt: str, uniforms: np.ndarray) -> str:
         """Write out what the prompt leaves open: each of the uniforms (T,) chooses a word."""
@@ -51,9 +51,10 @@ class Model:
         words, keys_values, hidden, cell = self.run("read", tokens=tokens)
         past, word, written = np.zeros(self.about["past_shape"], np.float32), START, []
         for number, uniform in enumerate(uniforms):
+            now = {"word": np.array([word], np.int64), "number": np.array(number, np.int64)}
             odds, hidden, cell, past = self.run(
                 "write", tokens=tokens, words=words, keys_values=keys_values, hidden=hidden,
-                cell=cell, past=past, word=np.array([word]), number=np.array(number)
+                cell=cell, past=past, **now
             )  # fmt: skip
             odds = odds[0]
             odds[self.about["never_written"]] = 0
@@ -65,8 +66,7 @@ class Model:
             if word == self.about["end"]:
                 break
             written.append(word)
-        text = " ".join(self.about["vocabulary"][i] for i in written)
-        return re.sub(r" ([,.;:!?])", r"\1", text)
+        return text_of([self.about["vocabulary"][i] for i in written])
 
     def draw(self, caption: str, uniforms: np.ndarray) -> np.ndarray:
         """The image (H, W, 3) uint8 of a caption as it stands; uniforms (Z,) choose the latent."""

@@ -11,13 +11,14 @@ when it is whole, by one process at a time.
 import gc
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 import signal
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from functools import partial
-from multiprocessing.pool import AsyncResult, Pool, ThreadPool
+from multiprocessing.pool import AsyncResult, ThreadPool
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -34,6 +35,7 @@ from formats.layouts import Collection, Record, Source
 INDEX_VERSION = 4  # raise it when the same files would give other records
 IMAGES_VERSION = 2  # raise it when the same file would give other pixels
 UNREADABLE = "files that are no readable pictures"
+MANY_TO_PAINT = 1_000  # images; for fewer, other processes do not pay
 POINTERS = "pointers of git-lfs instead of pictures; git lfs pull fetches these"
 LFS = b"version https://git-lfs"
 ROW = np.dtype([
@@ -235,7 +237,7 @@ def open_images(
         path, shape = unfinished / "pictures.npy", (num, 3, size, size)
         start = np.lib.format.open_memmap(path, "w+", np.uint8, shape).offset
         # Written as a file, not as memory: then a full disk is an error, and memory stays free.
-        with open(path, "r+b") as file, workers_for(collection) as workers:
+        with open(path, "r+b") as file, ExitStack() as workers:
 
             def write(i: int, pixels: np.ndarray) -> None:
                 file.seek(start + int(i) * 3 * size * size)
@@ -244,11 +246,15 @@ def open_images(
             missing, unreadable = np.arange(num), {}
             if old := kept():
                 missing = copy_known(rows["key"], old, write)
-            if collection.place is None:  # the records alone are sent to other processes
-                work = partial(paint, collection.draw, size)
-                jobs = workers.imap(work, (collection.records[i] for i in missing), chunksize=16)
-            else:
-                jobs = workers.imap(partial(decode, collection, settings), missing, chunksize=16)
+            work = partial(decode, collection, settings)
+            if collection.place is not None:  # decoding leaves Python's lock
+                jobs = workers.enter_context(ThreadPool()).imap(work, missing, chunksize=16)
+            elif len(missing) < MANY_TO_PAINT:
+                jobs = map(work, missing)
+            else:  # painting does not; the records alone are sent to other processes
+                some = (collection.records[i] for i in missing)
+                processes = workers.enter_context(ProcessPoolExecutor(initializer=ignore_ctrl_c))
+                jobs = processes.map(partial(paint, collection.draw, size), some, chunksize=64)
             shown = {"unit": "img", "disable": None if show_progress else True}
             jobs = tqdm(jobs, "reading pictures", len(missing), **shown)
             for i, pixels in zip(missing.tolist(), jobs, strict=True):
@@ -262,15 +268,6 @@ def open_images(
         (unfinished / "about.json").write_text(json.dumps(about))
 
     return open_or_build(folder, opened, build)
-
-
-def workers_for(collection: Collection) -> Pool:
-    """All cores: threads to decode images, which leaves Python's lock, processes to paint them."""
-    if collection.place is not None:
-        return ThreadPool()
-    return multiprocessing.Pool(
-        initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
-    )  # Ctrl-C is for the process that began them
 
 
 def copy_known(keys: np.ndarray, old: Kept, write: Callable[[int, np.ndarray], None]) -> np.ndarray:
@@ -336,6 +333,11 @@ def decode(collection: Collection, settings: Settings, i: int) -> np.ndarray | s
         raise
     except Exception:  # Pillow raises any kind: OSError, struct.error, SyntaxError, ...
         return UNREADABLE
+
+
+def ignore_ctrl_c() -> None:
+    """It is for the process that began this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def paint(draw: Callable[[Record, int], np.ndarray], size: int, record: Record) -> np.ndarray:

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 import completion
-from completion import Completer, draw_pair, draw_part, fullest, sample, text_of
+from completion import Completer, draw_pair, draw_part, fullest, sample
 from config import ModelConfig
 from model import BidirectionalLSTM, TextToImageModel
-from tokenizer import PAD, START, UNKNOWN, Tokenizer, split_words
+from tokenizer import PAD, START, UNKNOWN, Tokenizer, split_words, text_of
 
 CAPTIONS = ["a red circle", "a blue star at the left of a big green ring", "red", ""]
 TOKENIZER = Tokenizer.learn(CAPTIONS, min_count=1)

@@ -209,3 +209,14 @@ def test_scenes_go_to_another_process_without_their_pixels(tmp_path, monkeypatch
     assert len(packed) < 40 * 3 * 16 * 16
     again = pickle.loads(packed).batch([3, 1])
     assert torch.equal(again[0], images) and again[1] == captions
+
+
+def test_scenes_are_the_same_whether_other_processes_paint_them_or_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "NUM_SCENES", {"train": 70, "validation": 2})
+    found = []
+    for many in (10, 1_000):
+        monkeypatch.setattr("formats.cache.MANY_TO_PAINT", many)
+        found.append(read(None, tmp_path / f"cache-{many}", image_size=32).batch(range(70))[0])
+    assert torch.equal(*found)
+    expected = scenes.render(0, 69, "train", 32)[0]
+    assert np.array_equal(found[0][69].permute(1, 2, 0).numpy(), expected)

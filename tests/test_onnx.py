@@ -22,7 +22,8 @@ PROMPTS = ("a red bird", "Blue, and: gold", "", "nobody knows this")
 def model() -> TextToImageModel:
     """A small one, in which everything matters."""
     config = ModelConfig(image_size=32, max_tokens=12, noise_dim=4, completer_dim=32, **SMALL)
-    tokenizer = Tokenizer.learn(["a red bird , and a blue boat : the gold one"], min_count=1)
+    text = "a red bird , and a blue boat : the ( gold ) one - eyed"
+    tokenizer = Tokenizer.learn([text], min_count=1)
     torch.manual_seed(0)
     model = TextToImageModel(config, tokenizer).eval()
     with torch.no_grad():
@@ -67,6 +68,20 @@ def test_an_exported_model_writes_and_draws_what_torch_does(model, exported, pro
         assert drawn.shape == real.shape and np.abs(drawn - real).max() <= 1
         captions.add(caption)
     assert len(captions) > 1
+
+
+@pytest.mark.slow
+def test_a_model_without_latents_and_completer_draws_too(tmp_path):
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package)
+    onnx_draw = pytest.importorskip("onnx_draw")
+    config = ModelConfig(image_size=32, max_tokens=6, noise_dim=0, completer_dim=0, **SMALL)
+    model = TextToImageModel(config, Tokenizer.learn(["red"], min_count=1)).eval()
+    save_model.write_onnx(model, tmp_path / "plain_onnx")
+    exported = onnx_draw.Model(tmp_path / "plain_onnx")
+    of_latent, of_words = exported.chance(0)
+    drawn = exported.draw(exported.complete("red", of_words), of_latent).astype(int)
+    assert np.abs(drawn - np.asarray(model.generate("red")).astype(int)).max() <= 1
 
 
 def test_a_missing_package_is_named(model, tmp_path, monkeypatch):

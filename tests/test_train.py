@@ -457,9 +457,11 @@ def test_a_crash_doubles_or_loses_no_line_of_the_metrics_and_leaves_no_litter(
     whole = train.main(tiny(image_folder, run="whole"))
     original = train.update_ema
 
-    def crashing(ema, model, half_life, size):
-        original(ema, model, half_life, size)
-        1 / (80 - half_life / 0.05)  # the last checkpoint is of image 48, the last line of 64
+    steps = []
+
+    def crashing(*arguments):
+        steps.append(original(*arguments))
+        1 / (5 - len(steps))  # the last checkpoint is of image 48, the last line of 64
 
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         patch.setattr(train, "update_ema", crashing)
@@ -600,11 +602,11 @@ def test_a_full_disk_stops_the_run_with_one_sentence_and_keeps_the_checkpoint(
 
 
 def test_a_folder_removed_while_training_ends_in_one_sentence(image_folder, monkeypatch):
-    original = train.update_ema
+    original, steps = train.update_ema, []
 
-    def removing(ema, model, half_life, size):
-        original(ema, model, half_life, size)
-        if half_life == 0.05 * 32:
+    def removing(*arguments):
+        steps.append(original(*arguments))
+        if len(steps) == 2:
             shutil.rmtree("results/flags")
 
     monkeypatch.setattr(train, "update_ema", removing)
@@ -720,7 +722,7 @@ def test_the_terms_of_a_step_are_those_that_count_by_then(image_folder):
     batch, networks, config = late_step(image_folder)
     for fraction, terms in [(0.0, {"regression_loss"}), (1.0, {
         "regression_loss", "kl_loss", "prior_loss", "swd_loss", "colour_loss"})]:  # fmt: skip
-        clock = train.Clock(0, 1e-3, 1e-3, 0, fraction, fraction)
+        clock = train.Clock(1e-3, 1e-3, 0, fraction, fraction, 0.1)
         losses = train.compute_losses(batch, networks, config, clock)
         assert losses.keys() == terms and all(loss.shape == () for loss in losses.values())
     total = train.weighted_sum(losses, config, clock).item()
@@ -743,7 +745,7 @@ class NoNumbers(TorchDispatchMode):
 
 @pytest.mark.parametrize("stage", [0.0, 1.0])
 def test_a_step_that_could_be_recorded_asks_for_no_number_and_learns_the_same(image_folder, stage):
-    clock = train.Clock(0, 1e-3, 1e-3, 0, stage, stage, average=0.1)
+    clock = train.Clock(1e-3, 1e-3, 0, stage, stage, 0.1)
     found = {}
     for name in ("plain", "recorded"):
         _, networks, config = late_step(image_folder)
@@ -755,7 +757,7 @@ def test_a_step_that_could_be_recorded_asks_for_no_number_and_learns_the_same(im
             terms = train.learn(*arguments)
         else:
             with NoNumbers():
-                terms = train.learn_replayed(Replayed(), *arguments)
+                terms = train.learn_replayed(Replayed(), *arguments)  # called, not recorded
         assert all(isinstance(g["lr"], float) for o in optimizers for g in o.param_groups)
         found[name] = terms, networks.model.state_dict(), networks.ema.state_dict()
     for ours, theirs in zip(*found.values(), strict=True):
@@ -1063,7 +1065,7 @@ def test_the_prior_alone_learns_from_its_loss_and_the_posterior_alone_pays(image
     names = {p: f"model.{n}" for n, p in model.named_parameters()}
     names |= {p: f"posterior.{n}" for n, p in posterior.named_parameters()}
     for name, part in (("prior_loss", "model.prior."), ("kl_loss", "posterior.")):
-        clock = train.Clock(0, 1e-3, 1e-3, 0, 1.0, 1.0)
+        clock = train.Clock(1e-3, 1e-3, 0, 1.0, 1.0, 0.1)
         losses = train.compute_losses(batch, networks, config, clock)
         found = torch.autograd.grad(losses[name], list(names), allow_unused=True)
         learns = {n for n, g in zip(names.values(), found, strict=True) if g is not None}
@@ -1084,7 +1086,7 @@ def test_the_loss_of_the_prior_is_what_latents_cost_it_given_their_words(image_f
     model, ema, posterior = networks
     for layer in (model.prior.caption, model.prior.to_bins[1], posterior.out):
         torch.nn.init.normal_(layer.weight)
-    clock = train.Clock(0, 1e-3, 1e-3, 0, 1.0, 1.0)
+    clock = train.Clock(1e-3, 1e-3, 0, 1.0, 1.0, 0.1)
     cost = train.compute_losses(batch, networks, config, clock)["prior_loss"]
     with torch.no_grad():
         mean_drawing = ema.predict_mean(batch.tokens, batch.augmentation)
