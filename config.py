@@ -137,7 +137,7 @@ class ModelConfig:
     max_tokens: int = hidden(64)  # longer captions are cut
     num_heads: int = hidden(4, positive=True)  # of attention in the text encoder and the decoder
     completer_dim: int = hidden(128)  # width of what completes prompts; 0: they are drawn as typed
-    channels: tuple[int, ...] = hidden((160, 128, 80, 48, 32, 24))  # at 4, 8, 16, 32, 64, 128 px
+    channels: tuple[int, ...] = hidden((168, 128, 84, 56, 32, 24))  # at 4, 8, 16, 32, 64, 128 px
     word_attentions: int = hidden(3)  # of the first feature maps: at 4, 8 and 16 px
     refine: bool = hidden(True)  # by a 3x3 convolution before the layers, which are 1x1 then
     num_layers: int = hidden(6, positive=True)  # that an image is composed of

@@ -1,6 +1,6 @@
 """How does the model learn? One loop over captioned images.
 
-    python train.py                         the built-in scenes, 8 minutes on 2 CPU cores (AVX512)
+    python train.py                         the built-in scenes, 8 to 25 minutes on 2 CPU cores
     python train.py --data FOLDER           your own captioned images
     python train.py --preset smoke          a minute, to see that everything works
 

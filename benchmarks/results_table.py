@@ -37,7 +37,7 @@ HEADLINES = {
     "high_frequency_energy": "highest frequencies",
     "open": "variance over seeds",
 }
-COLUMNS = {"drawn": "shipped weights", "as typed": "as typed", "shuffled": "shuffled"}
+COLUMNS = {"drawn": "shipped weights", "as typed": "as typed"}
 
 
 def headline(evaluation: dict, system: str, name: str) -> list[float] | None:
@@ -77,10 +77,11 @@ def over_seeds(values: list[list[float]]) -> str:
 
 
 def length_of(folder: Path) -> tuple[int, float, str]:
-    """Images seen, minutes of training and hardware of a run."""
+    """Images seen, minutes of training, and hardware with the precision, of a run."""
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     last = [line for line in lines if line["split"] == "train"][-1]
-    hardware = json.loads((folder / "config.json").read_text())["hardware"]
+    record = json.loads((folder / "config.json").read_text())
+    hardware = f"{record['hardware']} in {record['precision'].removeprefix('torch.')}"
     return last["images"], last["seconds"] / 60, hardware
 
 
@@ -106,13 +107,14 @@ def table() -> str:
     images, minutes, hardware = zip(*map(length_of, folders), strict=True)
     weights = torch.load(RECORDS / "text_to_image_model.pth", weights_only=True)
     size = sum(w.numel() for w in weights.values() if isinstance(w, torch.Tensor)) / 1e6
+    over = f"{len(seeds)} seeds, mean ± standard deviation" if len(seeds) > 1 else "one seed"
     below = (
         f"Shares of drawings with all that the caption names and nothing else, by a strict rule; "
         f"of real scenes: 1. `python train.py`: {images[0]:,} images, "
         # The fastest: runs beside each other take longer.
-        f"{min(minutes[:-1]):.0f} minutes on {hardware[0]} by itself, {len(seeds)} seeds, mean ± "
-        f"standard deviation. Shipped: {images[-1]:,} images, one seed, 95 % intervals over "
-        f"captions. {size:.1f} M parameters. Scenes of the {about[0]['split']} split."
+        f"{min(minutes[:-1]):.0f} minutes on {hardware[0]}, {over}. Shipped: {images[-1]:,} "
+        f"images, one seed. In brackets: 95 % intervals over captions. {size:.1f} M parameters. "
+        f"Scenes of the {about[0]['split']} split."
     )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{below}"
 
