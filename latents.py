@@ -85,10 +85,12 @@ class LatentPrior(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(num_words, dim, padding_idx=PAD)
         self.reader = reader
-        knots = torch.linspace(-RANGE, RANGE, KNOTS)
+        knots = torch.tensor([2 * RANGE * i / (KNOTS - 1) - RANGE for i in range(KNOTS)])
         self.register_buffer("knots", knots, persistent=False)
-        self.values = nn.Parameter(torch.randn(noise_dim, KNOTS, dim) / KNOTS)
-        self.places = nn.Parameter(torch.randn(noise_dim, dim))
+        self.values = nn.Parameter(torch.empty(noise_dim, KNOTS, dim))
+        self.places = nn.Parameter(torch.empty(noise_dim, dim))
+        nn.init.normal_(self.values, std=1 / KNOTS)
+        nn.init.normal_(self.places)
         self.caption = nn.Linear(dim, dim)
         self.first, self.second = feed_forward(dim), feed_forward(dim)
         self.norm = nn.LayerNorm(dim)
@@ -98,8 +100,8 @@ class LatentPrior(nn.Module):
         with torch.no_grad():  # at first, each value is standard normal
             for layer in (self.out, self.first[3], self.second[3], self.to_bins[1]):
                 layer.weight.zero_()
-            middles = (torch.arange(BINS) + 0.5) * WIDTH - RANGE
-            self.to_bins[1].bias.copy_(-middles.square() / 2)
+            middles = ((i + 0.5) * WIDTH - RANGE for i in range(BINS))
+            self.to_bins[1].bias.copy_(torch.tensor([-middle * middle / 2 for middle in middles]))
 
     def read(self, tokens: Tensor) -> Words:
         """tokens (B, L), padding at the end."""

@@ -13,13 +13,14 @@ Shapes, the same letters in every file:
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from completion import Completer, feed_forward
 from config import SETTING_OF_THE_FLOW, WITH_A_FLOW, ModelConfig
@@ -197,6 +198,18 @@ def composite(layers: Tensor, mask_scale: float) -> Tensor:
     pairs = zip(colours[:, :, None].unbind(3), masks[:, None].unbind(3), strict=True)
     x = sum(colour * mask for colour, mask in pairs)  # (B, 3, 4, H/2, W/2)
     return F.pixel_shuffle(x.flatten(1, 2), 2)  # (B, 3, H, W)
+
+
+class Uninitialised(TorchFunctionMode):
+    """Within it, modules leave their weights as they come. On the meta device torch imports its
+    compiler to initialise them, which takes a second or two."""
+
+    def __torch_function__(
+        self, function: Callable, types: Sequence, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        if getattr(function, "__module__", "") == nn.init.__name__:
+            return kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
 
 
 def plain_names(state_dict: dict) -> dict:
@@ -520,7 +533,8 @@ class TextToImageModel(nn.Module):
                 raise ValueError(WITH_A_FLOW)
             config = ModelConfig(**settings | {"channels": tuple(settings["channels"])})
             tokenizer = Tokenizer.from_state_dict(extra["tokenizer"])
-            with torch.device("meta"):  # shapes alone: nothing is allocated for what does not fit
+            # Shapes alone: nothing is allocated for what does not fit.
+            with torch.device("meta"), Uninitialised():
                 expected = TextToImageModel(config, tokenizer).state_dict()
             check_fit(state_dict, expected)
             if config != self.config or tokenizer.vocabulary != self.tokenizer.vocabulary:

@@ -8,6 +8,7 @@ import multiprocessing
 import pickle
 import random
 import shutil
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -25,6 +26,7 @@ from model import TextToImageModel
 from muon import make_optimizers
 from tokenizer import Tokenizer
 
+ROOT = Path(__file__).parent.parent
 CONFIG = ModelConfig(image_size=32, text_dim=16, channels=(8, 8, 8), noise_dim=4)
 TOKENIZER = Tokenizer.learn(["red circle star"], min_count=1)
 SETTINGS = TrainConfig(**dataclasses.asdict(CONFIG))
@@ -482,3 +484,13 @@ def test_no_file_runs_code_or_takes_all_memory(tmp_path, monkeypatch, harm):
             with pytest.raises(UserError):
                 use(path)
     assert not Path("exploded").exists()
+
+
+def test_loading_weights_does_not_import_torch_s_compiler():
+    code = (
+        "import sys, checkpoint; before = set(sys.modules);"
+        "checkpoint.load_model(checkpoint.SHIPPED_WEIGHTS);"
+        "print(len({'sympy', 'torch._refs', 'torch._inductor'} & set(sys.modules) - before))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert told.stdout.split() == ["0"], told.stderr
