@@ -250,8 +250,9 @@ def learn_replayed(
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
 
     def step(inputs: list[Tensor]) -> dict[str, Tensor]:
+        capturing = inputs[0].is_cuda and torch.cuda.is_current_stream_capturing()
         for group in groups:  # of AdamW
-            group["capturable"] = torch.cuda.is_current_stream_capturing()
+            group["capturable"] = capturing
         other = clock._replace(on_device=inputs[0])
         return learn(given.like_this(inputs[1:]), networks, optimizers, config, other, processes)
 
