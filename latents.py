@@ -36,8 +36,9 @@ class Words(NamedTuple):
     """What the prior makes of a batch of captions."""
 
     pooled: Tensor  # (B, 1, D), from their mean
-    keys_values: Tensor  # (2, B, N, L, D/N)
-    mask: Tensor  # (B, 1, 1, L)
+    keys: Tensor  # (B, D, N * L), for each head
+    bias: Tensor  # (B, 1, N * L), of the scores; -inf on padding
+    values: Tensor  # (B, N * L, D)
 
 
 class PosteriorEncoder(nn.Module):
@@ -104,50 +105,60 @@ class LatentPrior(nn.Module):
             self.to_bins[1].bias.copy_(torch.tensor([-middle * middle / 2 for middle in middles]))
 
     def read(self, tokens: Tensor) -> Words:
-        """tokens (B, L), padding at the end."""
+        """tokens (B, L), padding at the end. The projections of queries and of what is found become
+        part of keys and values: this is done once, and what `choose` does for each value."""
         mask = tokens != PAD
         words = self.reader(self.embedding(tokens), mask)  # (B, L, D)
         mean = (words * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-        keys_values = heads(self.key_value(words), 2, PRIOR_HEADS)
-        return Words(self.caption(mean)[:, None], keys_values, mask[:, None, None])
+        key, value = heads(self.key_value(words), 2, PRIOR_HEADS)  # (B, N, L, D/N) each
+        key = key * key.shape[3] ** -0.5
+        split = (PRIOR_HEADS, -1)
+        keys = self.query.weight.unflatten(0, split).mT @ key.mT  # (B, N, D, L)
+        bias = key @ self.query.bias.unflatten(0, split)[:, :, None]  # (B, N, L, 1)
+        bias = bias[..., 0].masked_fill(~mask[:, None], float("-inf"))
+        values = value @ self.out.weight.T.unflatten(0, split)  # (B, N, L, D)
+        return Words(self.caption(mean)[:, None], keys.transpose(1, 2).flatten(2),
+                     bias.flatten(1)[:, None], values.flatten(1, 2))  # fmt: skip
 
     def choose(self, before: Tensor, words: Words) -> Tensor:
-        """before (B, T, D), what is known of the values before each -> logits (B, T, BINS)."""
-        x = before + words.pooled
-        x = x + self.first(x)
-        query = heads(self.query(self.norm(x)), 1, PRIOR_HEADS)[0]  # (B, N, T, D/N)
-        found = F.scaled_dot_product_attention(query, *words.keys_values, words.mask)
-        x = x + self.out(found.transpose(1, 2).flatten(2))
+        """before (B, T, D), what the caption and the values before each say -> logits (B, T,
+        BINS)."""
+        x = before + self.first(before)
+        scores = torch.baddbmm(words.bias, self.norm(x), words.keys)  # (B, T, N * L)
+        weights = scores.unflatten(2, (PRIOR_HEADS, -1)).softmax(dim=3).flatten(2)
+        x = torch.baddbmm(x + self.out.bias, weights, words.values)
         return self.to_bins(x + self.second(x))
 
     def forward(self, tokens: Tensor, latent: Tensor) -> Tensor:
         """tokens (B, L), latent (B, Z) -> logits (B, Z, BINS) of each value, given those before."""
+        words = self.read(tokens)
         said = torch.einsum("bzk,zkd->bzd", self.at_knots(latent), self.values)
         before = F.pad(said[:, :-1].cumsum(dim=1), (0, 0, 1, 0))  # (B, Z, D)
-        return self.choose(before + self.places, self.read(tokens))
+        return self.choose(before + self.places + words.pooled, words)
 
     def sample(self, tokens: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
         """tokens (B, L), uniforms (B, Z) within 0..1 -> latents (B, Z). temperature: of the
         choice; 0: the middle of the likeliest bin at each step, whatever the uniforms."""
         with torch.inference_mode():  # a sixth faster
-            words, before, latent = self.read(tokens), 0, []
-            places = self.places[:, None].expand(-1, len(tokens), -1)  # (Z, B, D)
-            for weight, place, uniform in zip(self.values, places, uniforms.T, strict=True):
-                logits = self.choose((place + before)[:, None], words)[:, 0].float()  # (B, BINS)
+            words, latent = self.read(tokens), []
+            before = words.pooled  # (B, 1, D)
+            for weight, place, uniform in zip(self.values, self.places, uniforms.T, strict=True):
+                logits = self.choose(before + place, words)[:, 0].float()  # (B, BINS)
                 if temperature == 0:
                     value = logits.argmax(dim=1) + 0.5  # in bins, from the left
                 else:
                     value = quantile((logits / max(temperature, 1e-6)).softmax(dim=1), uniform)
                 latent.append(value * WIDTH - RANGE)
-                before = before + self.at_knots(latent[-1]).to(weight.dtype) @ weight
+                said = self.at_knots(latent[-1]).to(weight.dtype) @ weight  # (B, D)
+                before = before + said[:, None]
             latent = torch.stack(latent, dim=1)
         return latent.clone()  # what may take part in training
 
     def at_knots(self, latent: Tensor) -> Tensor:
         """Values (...) -> (..., KNOTS), how near each is to points spread over the range: a smooth
         function of a value is a weighted sum of these."""
-        distance = (latent[..., None] - self.knots) / (2 * RANGE / (KNOTS - 1))
-        return (-distance.square() / 2).exp()
+        distance = latent[..., None] - self.knots
+        return (distance.square() * (-0.5 * ((KNOTS - 1) / (2 * RANGE)) ** 2)).exp()
 
 
 def bin_odds(mean: Tensor, log_std: Tensor) -> Tensor:
@@ -162,11 +173,9 @@ def quantile(odds: Tensor, uniform: Tensor) -> Tensor:
     """The value below which the fraction `uniform` (B,) of a histogram (B, BINS) lies, in bins from
     the left: (B,), below BINS."""
     up_to = odds.cumsum(dim=1)
-    sought = uniform[:, None] * up_to[:, -1:]
-    found = (up_to < sought).sum(dim=1, keepdim=True)  # (B, 1), the bin that it lies in
-    share = odds.gather(1, found)
-    inside = (sought - up_to.gather(1, found) + share) / share.clamp(min=1e-9)
-    return (found + inside.clamp(0.0, 0.999))[:, 0]
+    sought = uniform.clamp(max=1 - 1e-4)[:, None] * up_to[:, -1:]  # no bin beyond the last odds
+    share = (sought - up_to + odds) / odds.clamp(min=1e-9)  # of each bin that lies below
+    return share.clamp(0.0, 1.0).sum(dim=1)
 
 
 def cross_entropy(odds: Tensor, logits: Tensor) -> Tensor:
