@@ -42,19 +42,20 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor, num_heads: int
+    query: Tensor, key: Tensor, value: Tensor, key_weight: Tensor, num_heads: int
 ) -> tuple[Tensor, Tensor]:
     """Scaled dot-product attention (Vaswani et al. 2017, eq. 1) with several heads.
 
-    query (B, Q, C), key and value (B, L, C), key_mask (B, L) True where there is a word
-    -> result (B, Q, C), weights (B, N, Q, L) that sum to 1 over L and are 0 on padding.
+    query (B, Q, C), key and value (B, L, C), key_weight (B, L), how often each key counts: a mask,
+    or numbers of 0 or more
+    -> result (B, Q, C), weights (B, N, Q, L) that sum to 1 over L and are 0 where key_weight is.
     """
     size = query.shape[2] // num_heads
     query, key, value = (x.unflatten(2, (num_heads, size)).transpose(1, 2).flatten(0, 1)
                          for x in (query, key, value))  # (BN, Q or L, C/N)  # fmt: skip
-    hidden = query.new_zeros(key_mask.shape).masked_fill(~key_mask, float("-inf"))  # (B, L)
-    hidden = hidden.repeat_interleave(num_heads, dim=0)[:, None]  # (BN, 1, L)
-    scores = torch.baddbmm(hidden, query, key.transpose(1, 2), alpha=1 / math.sqrt(size))
+    bias = key_weight.to(query.dtype).log()  # (B, L): -inf where there is no word
+    bias = bias.repeat_interleave(num_heads, dim=0)[:, None]  # (BN, 1, L)
+    scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=1 / math.sqrt(size))
     weights = scores.softmax(dim=2)  # (BN, Q, L)
     result = (weights @ value).unflatten(0, (-1, num_heads)).transpose(1, 2).flatten(2)
     return result, weights.unflatten(0, (-1, num_heads))
@@ -240,9 +241,19 @@ class EncodedText(NamedTuple):
     """What the text encoder makes of a batch of captions."""
 
     words: Tensor  # (B, L, D)
-    mask: Tensor  # (B, L), True on words
+    mask: Tensor  # (B, L), True on words; or how often each counts
     pooled: Tensor  # (B, D), mean over the words
     attention: Tensor | None  # (B, N, L, L), of words to words
+
+
+class Look(NamedTuple):
+    """A drawing, and where its words acted; <start>, which every caption begins with, is one of
+    them. Attention is the mean over heads."""
+
+    image: Tensor  # (3, H, W) float32 in [-1, 1]
+    words: list[str]  # L of them; <unk> where one is unknown
+    maps: Tensor  # (L, S, S), how much each place attended to each word: sums to 1 over L
+    between: Tensor  # (L, L), how much each word attended to each; sums to 1 over the second
 
 
 class TextToImageModel(nn.Module):
@@ -350,15 +361,19 @@ class TextToImageModel(nn.Module):
         Returns:
             images (B, 3, H, W) float32, about -1..1; not clamped.
         """
-        latent = uniforms  # (B, 0) where there is no latent
-        if self.prior:
-            with torch.autocast(tokens.device.type, enabled=False):
-                temperature = temperature * self.config.latent_temperature
-                latent = self.prior.sample(tokens, uniforms, temperature)  # (B, Z)
-        text = self.encode(tokens)
+        text, latent = self.encode(tokens), self.choose_latent(tokens, uniforms, temperature)
         layers, weights = self.decode(text, latent.to(text.pooled.dtype))
         images = self.enlarge(composite(layers, self.config.mask_scale))
         return (images, weights) if return_attention else images
+
+    def choose_latent(self, tokens: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
+        """Of the latents (B, Z) that go with the captions, those that the uniforms choose. For the
+        arguments see `forward`."""
+        if not self.prior:
+            return uniforms  # (B, 0)
+        with torch.autocast(tokens.device.type, enabled=False):
+            temperature = temperature * self.config.latent_temperature
+            return self.prior.sample(tokens, uniforms, temperature)
 
     def encode(self, tokens: Tensor) -> EncodedText:
         """tokens (B, L) -> text; never under autocast, since it is small and all depends on it."""
@@ -468,9 +483,48 @@ class TextToImageModel(nn.Module):
         An image depends on (weights, caption, seed, temperature) alone, but for rounding, which
         among others, or on another device, may rarely move a value of the latent to another bin.
         """
+        return self(*self._inputs(captions, seeds), temperature).clamp(-1, 1)
+
+    def _inputs(self, captions: Sequence[str], seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Tokens (B, L), and the uniforms (B, Z) that choose the latents."""
         tokens = self.tokenize(captions)
-        uniforms = torch.stack([self.chance(s)[0] for s in seeds]).to(tokens.device)  # (B, Z)
-        return self(tokens, uniforms, temperature).clamp(-1, 1)
+        return tokens, torch.stack([self.chance(s)[0] for s in seeds]).to(tokens.device)
+
+    @torch.no_grad()
+    def look(self, caption: str, seed: int, temperature: float = 1.0) -> Look:
+        """Draw a caption as it stands, and tell where its words acted."""
+        tokens, uniforms = self._inputs([caption], [seed])
+        image, weights = self(tokens, uniforms, temperature, return_attention=True)
+        size = max((self.config.resolutions[: self.config.word_attentions]), default=4)
+        maps = [w[0].mean(dim=0).T for n, w in weights.items() if n != "self"]  # (L, h * h) each
+        maps = [m.unflatten(1, (round(m.shape[1] ** 0.5), -1)) for m in maps]  # (L, h, h)
+        maps = [m.repeat_interleave(size // m.shape[1], 1).repeat_interleave(size // m.shape[1], 2)
+                for m in maps]  # fmt: skip
+        num = tokens.shape[1]
+        return Look(
+            image[0].clamp(-1, 1),
+            [self.tokenizer.vocabulary[i] for i in tokens[0].tolist()],
+            sum(maps) / len(maps) if maps else image.new_zeros(num, size, size),
+            weights["self"][0].mean(dim=0) if "self" in weights else image.new_zeros(num, num),
+        )
+
+    @torch.no_grad()
+    def interpolate(
+        self, captions: Sequence[str], seeds: Sequence[int], num: int, temperature: float = 1.0
+    ) -> Tensor:
+        """The way from one image to another: (num, 3, H, W) float32 in [-1, 1], of which the first
+        and the last are those that `draw` gives for two captions and two seeds. Between them,
+        latents and the words at the same places of the captions are mixed."""
+        tokens, uniforms = self._inputs(captions, seeds)  # of both: (2, L), (2, Z)
+        text, latent = self.encode(tokens), self.choose_latent(tokens, uniforms, temperature)
+        second = torch.linspace(0, 1, num, device=tokens.device)
+        share = torch.stack([1 - second, second], dim=1)  # (num, 2)
+        weight = share[:, :, None] * text.mask  # (num, 2, L)
+        there = weight.sum(dim=1)  # (num, L), less than 1 where one caption has no word any more
+        words = torch.einsum("nbl,bld->nld", weight, text.words) / there.clamp(min=1e-9)[..., None]
+        mixed = EncodedText(words, there, share @ text.pooled, None)
+        layers, _ = self.decode(mixed, share @ latent.to(text.pooled.dtype))
+        return self.enlarge(composite(layers, self.config.mask_scale)).clamp(-1, 1)
 
     def generate(
         self,

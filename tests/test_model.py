@@ -388,3 +388,22 @@ def test_bfloat16_draws_nearly_the_same():
         fast = model.draw(CAPTIONS, [0, 1, 2, 3])
     assert fast.dtype == torch.float32
     assert (exact - fast).abs().max() < 0.1
+
+
+def test_the_way_between_two_images_begins_and_ends_with_them():
+    model = small_model()
+    captions, seeds = ["a red circle", "a blue star at the left"], [1, 2]
+    way, ends = model.interpolate(captions, seeds, 5), model.draw(captions, seeds)
+    torch.testing.assert_close(way[[0, -1]], ends, atol=1e-5, rtol=0)
+    steps = (way[1:] - way[:-1]).abs().mean(dim=(1, 2, 3))
+    assert (steps > 0).all() and steps.max() < (ends[1] - ends[0]).abs().mean()
+
+
+def test_a_look_tells_where_each_word_acted():
+    model = small_model()
+    look = model.look("a red circle", 3)
+    torch.testing.assert_close(look.image, model.draw(["a red circle"], [3])[0])
+    assert look.words == ["<start>", "a", "red", "circle"]
+    assert look.maps.shape == (4, 16, 16) and look.between.shape == (4, 4)
+    torch.testing.assert_close(look.maps.sum(dim=0), torch.ones(16, 16))
+    torch.testing.assert_close(look.between.sum(dim=1), torch.ones(4))
