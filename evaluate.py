@@ -73,7 +73,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 import checkpoint
-import figures
 import scenes
 from completion import draw_part, fullest
 from config import (
@@ -92,6 +91,7 @@ from evaluation.scene_sets import TestSet
 from evaluation.systems import FULL, NUM_SEEDS, QUICK, Amounts, Training, draw
 from files import write_text
 from model import TextToImageModel, from_uint8
+from reports import figures
 from tokenizer import split_words
 
 NUM_SHOWN = 64  # images of the sheet

@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import checkpoint
-import figures
 from checkpoint import Networks, Progress
 from completion import fullest, kind_of_pairs
 from config import (
@@ -64,6 +63,7 @@ from latents import bin_odds, cross_entropy
 from losses import colour_loss, kl_divergence, regression_loss, sliced_wasserstein_loss
 from model import TextToImageModel, composite
 from processes import Processes, Replayed, joined, name_device
+from reports import figures
 from tokenizer import SPECIAL_TOKENS, split_words
 
 SECONDS_UNTOLD = 10  # between plain lines

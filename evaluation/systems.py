@@ -8,13 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-import figures
 from completion import fullest
 from dataset import CaptionedImages
 from evaluation import judges, metrics
 from evaluation.metrics import bootstrap, mean
 from evaluation.scene_sets import TestSet
 from model import TextToImageModel, from_uint8, to_uint8
+from reports import figures
 
 NUM_SAMPLES = 16  # captions of a sample sheet
 NUM_SEEDS = 8  # of each prompt

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-import figures
 from config import FEW, CheckConfig, ModelConfig, UserError, word_minimum
 from files import write_whole
 from formats.cache import UNREADABLE, Streamed, span_of
@@ -19,6 +18,7 @@ from formats.export import export_collection
 from formats.images import open_image
 from formats.opened import OpenedCollection, open_collection, spread
 from formats.places import Skipped
+from reports import figures
 from tokenizer import SPECIAL_TOKENS, Tokenizer, split_words
 
 NUM_SHOWN = 32  # images of the sheet

@@ -6,7 +6,7 @@ import pytest
 import torch
 from small import make_flags
 
-import figures
+from reports import figures
 
 
 def pytest_configure() -> None:

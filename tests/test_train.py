@@ -31,10 +31,10 @@ from config import (
     choose_precision,
 )
 from dataset import hide_words, items_at, permutation, shuffle_tags
-from figures import save_loss_curves
 from formats import check_or_export
 from model import TextToImageModel, from_uint8, to_uint8
 from processes import Processes, Replayed
+from reports.figures import save_loss_curves
 from tokenizer import SPECIAL_TOKENS, UNKNOWN, Tokenizer
 
 ROOT = Path(__file__).parent.parent

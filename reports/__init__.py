@@ -1,0 +1,1 @@
+"""What does a person look at? Sheets, curves and pages, made of plain arrays and numbers."""
