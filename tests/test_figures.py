@@ -2,11 +2,11 @@
 
 import numpy as np
 import torch
-from figures import CAPTION, COLUMNS, GAP, IMAGE, LABEL, TITLE, save_prompts, save_samples
 from PIL import Image
 from small import pixels
 
 from reports import figures
+from reports.figures import CAPTION, COLUMNS, GAP, IMAGE, LABEL, TITLE, save_prompts, save_samples
 
 
 def sheet_of(folder, *arguments) -> np.ndarray:
