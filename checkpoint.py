@@ -345,7 +345,7 @@ def first_weights(config: TrainConfig, captions: list[str]) -> dict:
         return TextToImageModel(new, tokenizer).state_dict()
     old = load_model(choose_weights(config.init_from)[0])
     if config.completer_only and bool(new.noise_dim) != bool(old.config.noise_dim):
-        raise UserError("--completer-only leaves latents as they are; leave out --latents")
+        raise UserError("completer_only leaves latents as they are; leave out --latents")
     # The new run says how it draws and what its seeds decide, the file how large it is, unless that
     # is asked for.
     free = ("mask_scale", "latent_temperature", "augmentation_dim")

@@ -5,11 +5,13 @@ script has more of them, all can be given with --set name=value, or in a JSON fi
 """
 
 import argparse
+import difflib
 import errno
 import json
 import math
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -18,7 +20,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:  # functions import torch where they need it: formats/ does without
     import torch
@@ -37,6 +39,7 @@ WITH_A_FLOW = ("it is of the time when latents came from a flow, which commit "
                "40d3ebf2320e682c53d2cabeb7f976496df81276 is the last to read")  # fmt: skip
 RESULTS = Path("results")  # results/<run>/checkpoint.pth
 SHIPPED_WEIGHTS = Path(__file__).parent / "results_short" / "text_to_image_model.pth"
+FIRST = "What people need first; in brackets: the default"
 FEW = 100  # images; fewer are not enough to learn from
 # What a collection of so many training images asks for, where no flag does.
 SCENES_IMAGES = 80_000  # a run on the scenes sees
@@ -68,17 +71,19 @@ def setting(
     choices: tuple | None = None,
     *,
     flag: bool = True,
+    first: bool = False,
     positional: bool = False,
     fraction: bool = False,
     positive: bool = False,
 ) -> Any:
     """A field of a dataclass of settings.
 
-    flag: has a flag of its own, or only --set; positional: an argument without a flag; fraction:
-    within 0 and 1; positive: more than 0. Numbers are never negative.
+    flag: has a flag of its own, or only --set; first: --help tells it first; positional: an
+    argument without a flag; fraction: within 0 and 1; positive: more than 0. Numbers are never
+    negative.
     """
-    metadata = {"help": help, "choices": choices, "flag": flag, "positional": positional,
-                "fraction": fraction, "positive": positive}  # fmt: skip
+    metadata = {"help": help, "choices": choices, "flag": flag, "first": first,
+                "positional": positional, "fraction": fraction, "positive": positive}  # fmt: skip
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -130,7 +135,7 @@ def default_of(f: Field) -> Any:
 class ModelConfig:
     """How large the model is and how it draws; stored with the weights."""
 
-    image_size: int = setting(64, "width and height in pixels", IMAGE_SIZES)
+    image_size: int = setting(64, "width and height in pixels", IMAGE_SIZES, first=True)
     noise_dim: int = hidden(32)  # width of the latent; 0: there is none
     text_encoder: str = hidden("both", TEXT_ENCODERS)  # what reads captions
     text_dim: int = hidden(192)  # width of words and of pooled text; an even number
@@ -180,16 +185,17 @@ class Recipe:
     latents.py) is a constant beside its use.
     """
 
-    images: int = setting(0, "length of the run, in images seen; 0: from the collection")
+    images: int = setting(0, "length of the run, in images seen; 0: as the collection asks for",
+                          first=True)  # fmt: skip
     batch_size: int = setting(64, "images a step", positive=True)
     lr: float = setting(1.5e-3, "largest learning rate", positive=True)
-    seed: int = setting(0, "decides everything that is random; same seed, same bits on a CPU")
+    seed: int = setting(0, "of all that is random; same seed, same bits on a CPU", first=True)
     augment: float = setting(0.3, "fraction of training images that are varied", fraction=True)
     flip: bool = setting(False, "mirror half of the training images")
     shuffle_tags: bool = setting(False, "shuffle what commas separate in captions")
-    min_count: int = setting(0, "rarer words of captions are unknown; 0: from the collection")
-    latents: str = setting("auto", "whether an image holds what no caption tells, from the seed; "
-                           "auto: from the collection", ("auto", "on", "off"))  # fmt: skip
+    min_count: int = setting(0, "rarer words of captions are unknown; 0: 1, or 2 of many images")
+    latents: str = setting("auto", "whether seeds vary what no caption tells; auto: where three "
+                           "images share a caption", ("auto", "on", "off"))  # fmt: skip
     precision: str = hidden("auto", ("auto", "float32", "bfloat16"))  # of the decoder and the prior
     # The schedule. Fractions are of the run; a ramp goes from 0 at the first to 1 at the second.
     warm_up: int = hidden(3_000)  # images over which the rate rises; at most a tenth of the run
@@ -211,7 +217,7 @@ class Recipe:
     # What an image's captions are to each other, see completion.kind_of_pairs.
     pairs: str = hidden("auto", ("auto", "captions", "parts", "each"))
     # The completer, of prompts.
-    completer_only: bool = setting(False, "the decoder stays as it is; goes with --init-from")
+    completer_only: bool = hidden(False)  # the decoder stays as it is; goes with --init-from
     completer_pairs: int = hidden(2, positive=True)  # of prompt and caption, for each image seen
     unknown_share: float = hidden(0.15, fraction=True)  # unknown words put into half the prompts
     completer_lr_ratio: float = hidden(0.6)  # to the rate of the decoder's AdamW
@@ -228,17 +234,22 @@ class Recipe:
 class DataConfig:
     """How captioned images are read."""
 
-    data: str = setting("", "captioned images: folder, .zip, .tar or table; none: the scenes")
+    data: str = setting("", "captioned images: folder, .zip, .tar or table; none: the scenes",
+                        first=True)  # fmt: skip
     format: str = setting("auto", "layout of --data; auto: see for yourself", (
         "auto", "imagefolder", "sidecar", "kohya", "coco", "webdataset", "table"
     ))  # fmt: skip
     image_dir: str = setting("", "where the images of a table or json lie, if not beside it")
+    image_column: str = setting(
+        "", "column of a table that names the images; none: the usual names"
+    )
+    caption_column: str = setting("", "column of a table that holds the captions; none: the same")
     caption_from: str = setting("", "names of what are the captions", ("", "dirname", "filename"))
-    follow_links: bool = setting(False, "read what links in the folder lead to outside of it")
+    follow_links: bool = hidden(False)  # read what links in the folder lead to outside of it
     crop_boxes: bool = setting(False, "use only what bounding boxes surround, where there are any")
     resize: str = setting("lanczos", "filter; nearest for pixel art", ("lanczos", "nearest"))
     fit: str = setting("crop", "what to do with images that are not square", ("crop", "pad"))
-    cache: str = setting("100", "GB of disk for decoded images; beyond, or off: decoded each time")
+    cache: str = hidden("100")  # GB of disk for decoded images; beyond, or off: decoded each time
     max_megapixels: float = hidden(89.0, positive=True)  # of an image; there Pillow begins to warn
 
     def __post_init__(self) -> None:
@@ -252,7 +263,7 @@ class DataConfig:
         except ValueError:
             size = -1.0
         if not size >= 0:
-            raise UserError(f"--cache is a number of GB, or off, not {self.cache!r}")
+            raise UserError(f"--set cache is a number of GB, or off, not {self.cache!r}")
         return size
 
     def decoding(self, image_size: int) -> dict:
@@ -275,18 +286,25 @@ def data_options(config: DataConfig) -> dict:
 class TrainConfig(DataConfig, ModelConfig, Recipe):
     """What a run is called, where it is computed, and what it leaves behind."""
 
-    preset: str = setting("default", "settings to start from", ("smoke", "default", "gpu-128"))
-    run: str = setting("", "name of the folder in results/; none: named after the data")
-    device: str = setting("auto", "where to compute: auto, cpu, cuda, cuda:1, mps")
+    preset: str = setting("default", "settings to start from", ("smoke", "default", "gpu-128"),
+                          first=True)  # fmt: skip
+    run: str = setting("", "name of the folder in results/; none: named after the data",
+                       first=True)  # fmt: skip
+    minutes: float = setting(0.0, "length of a new run in minutes on this machine, in place of "
+                             "--images", first=True)  # fmt: skip
+    dry_run: bool = setting(False, "say what would happen, and how long it takes; change nothing",
+                            first=True)  # fmt: skip
+    device: str = setting("auto", "where to compute: auto, cpu, cuda, cuda:1, mps", first=True)
     sample_every: int = setting(
         10_000, "images between sample sheets, validations, checkpoints", positive=True
     )
-    init_from: str = setting("", "weights or run that a new run begins with; its words are kept")
+    init_from: str = setting("", "weights or run that a new run begins with; its words are kept",
+                             first=True)  # fmt: skip
     mask_scale: float = hidden(0.0)  # of ModelConfig; 0: see model_config
     latent_temperature: float = hidden(0.0)  # the same
     accumulate: int = hidden(1, positive=True)  # parts of a batch, one after another: less memory
     graphs: bool = hidden(False)  # on a GPU, steps are CUDA graphs (processes.Replayed); untried
-    stop_after: int = setting(0, "images seen after which to save and stop; 0: at the end")
+    stop_after: int = hidden(0)  # images seen after which to save and stop; 0: at the end
     keep_every: int = hidden(0)  # images between checkpoints that are kept for good; 0: none
     logs_per_sample: int = hidden(10, positive=True)  # lines of metrics.jsonl for each sample sheet
 
@@ -301,10 +319,11 @@ class TrainConfig(DataConfig, ModelConfig, Recipe):
         if self.latents == "on" and not self.noise_dim:
             raise UserError("--latents on needs a width; leave out --set noise_dim=0")
         if self.completer_only and not self.completer_dim:
-            raise UserError("--completer-only trains a completer; leave out --set completer_dim=0")
+            raise UserError("completer_only trains a completer; leave out --set completer_dim=0")
         if self.completer_only and not self.init_from:
-            raise UserError("--completer-only gives weights a completer; name them: --init-from "
-                            "FILE")  # fmt: skip
+            raise UserError("completer_only gives weights a completer; name them: --init-from FILE")
+        if self.minutes and self.images:
+            raise UserError("--minutes chooses --images; leave one of them out")
         if len(self.adam_betas) != 2 or max(self.adam_betas) >= 1:
             raise UserError(f"--set adam_betas takes two numbers below 1, not {self.adam_betas}")
         if self.augmentation_dim != len(AUGMENTATIONS):
@@ -436,30 +455,38 @@ def parse_flags(
     A preset (an entry of `presets`) changes defaults; --config FILE wins over it, flags win over
     both, and --set over all. Booleans are --name and --no-name; flags of lists are repeated.
     """
-    parser = argparse.ArgumentParser(
-        description=description,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,  # only what is given counts
-    )
     known = {f.name: f for f in fields(config_class)}
+    positional = [f for f in known.values() if f.metadata["positional"]]
+    parser = Parser(
+        description=description,
+        usage=" ".join(["%(prog)s", *(f.name.upper() for f in positional), "[flags]"]),
+        allow_abbrev=False,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=100),
+        argument_default=argparse.SUPPRESS,  # only what is given counts
+        add_help=False,
+    )
+    others = [f for f in known.values() if not f.metadata["flag"]]
+    parser.hidden = {name_of(f): f"--set {f.name}=..." for f in others}
     groups = {}
     for cls in filter(is_dataclass, config_class.__mro__):
         for name in vars(cls)["__annotations__"]:
             groups.setdefault(name, cls.__doc__.splitlines()[0].rstrip("."))
-    titled = {title: parser.add_argument_group(title) for title in dict.fromkeys(groups.values())}
+    groups |= {name: FIRST for name, f in known.items() if f.metadata["first"]}
+    titles = sorted(dict.fromkeys(groups.values()), key=lambda title: title != FIRST)
+    titled = {title: parser.add_argument_group(title) for title in titles}
     for f in known.values():
         if f.metadata["positional"]:
             parser.add_argument(f.name, nargs="?", help=f.metadata["help"])
         elif f.metadata["flag"]:
             titled[groups[f.name]].add_argument(name_of(f), dest=f.name, **_argument(f))
-    others = {name for name, f in known.items() if not f.metadata["flag"]}
+    more = parser.add_argument_group("More")
     if others:
-        told = "any setting of config.py; repeat the flag for several"
-        parser.add_argument("--set", action="append", metavar="NAME=VALUE", help=told)
+        told = "any other setting of config.py; repeat the flag for several"
+        more.add_argument("--set", action="append", metavar="NAME=VALUE", help=told)
         told = "JSON of settings; for train.py also the config.json of a run"
-        parser.add_argument("--config", metavar="FILE", help=told)
-    parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
+        more.add_argument("--config", metavar="FILE", help=told)
+    more.add_argument("--traceback", action="store_true", help="show where an error comes from")
+    more.add_argument("-h", "--help", action="help", help="show this, and stop")
 
     given = vars(parser.parse_intermixed_args(argv))
     given.pop("traceback", None)
@@ -474,6 +501,23 @@ def parse_flags(
     return config_class(**presets.get(given.get("preset", ""), {}) | given)
 
 
+class Parser(argparse.ArgumentParser):
+    """Answers a flag that is nearly right with the right one."""
+
+    hidden: dict[str, str]  # "--set name", and what to type to give this setting
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.fullmatch(r"unrecognized arguments: (--[\w-]+).*", message, re.DOTALL)
+        if wrong:
+            right = {flag: flag for action in self._actions for flag in action.option_strings}
+            right |= {"--" + name.split()[1].replace("_", "-"): to_type
+                      for name, to_type in self.hidden.items()}  # fmt: skip
+            close = difflib.get_close_matches(wrong[1].lower().replace("_", "-"), right, n=1)
+            hint = f"; did you mean {right[close[0]]}?" if close else ""
+            message = f"there is no flag {wrong[1]}{hint or '; --help lists all flags'}"
+        raise UserError(message)
+
+
 def _argument(f: Field) -> dict:
     default = default_of(f)
     if isinstance(default, list):
@@ -482,8 +526,10 @@ def _argument(f: Field) -> dict:
         options = {"action": argparse.BooleanOptionalAction}
     else:
         options = {"type": type(default), "choices": f.metadata["choices"]}
-    shown = "no" if default is False else "none" if default in ("", []) else default
-    return options | {"help": f"{f.metadata['help']} (default: {shown})"}
+    if not isinstance(default, bool) and not f.metadata["choices"]:
+        options["metavar"] = {int: "N", float: "X"}.get(type(default), "...")
+    told = default not in ("", []) and default is not False and "0: " not in f.metadata["help"]
+    return options | {"help": f.metadata["help"] + f" [{default}]" * told}
 
 
 def from_text(f: Field, text: str) -> Any:

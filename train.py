@@ -479,7 +479,7 @@ def settle(config: TrainConfig, dataset: CaptionedImages) -> TrainConfig:
     """The settings of a run, with those that the collection decides where they are left out.
 
     Latents: words are learnt from fewer images without them, and where a caption has one image, or
-    two, they are not needed. With --completer-only, they are as they were.
+    two, they are not needed. With completer_only, they are as they were.
     """
     once = dataset.once()
     images = config.images or run_length(len(once), scenes=not config.data)
@@ -701,14 +701,14 @@ def train(
 
 
 def nothing_left_to_do(config: TrainConfig, folder: Path, seen: int, end: int) -> bool:
-    """Whether no step is left to do; says so. Raises UserError where --stop-after lies behind."""
+    """Whether no step is left to do; says so. Raises UserError where stop_after lies behind."""
     if seen >= config.images:
         print(f"{folder} is finished: {seen:,} images seen; to train on: --images {2 * seen}")
     elif seen >= end:
         told = f"{seen:,} images are seen; raise it or leave it out"
         if seen >= end + config.batch_size:
-            raise UserError(f"--stop-after {config.stop_after} lies behind: {told}")
-        print(f"{folder} is as far as --stop-after {config.stop_after} lets it go: {told}")
+            raise UserError(f"--set stop_after={config.stop_after} lies behind: {told}")
+        print(f"{folder} is as far as --set stop_after={config.stop_after} lets it go: {told}")
     return seen >= end
 
 
@@ -725,7 +725,7 @@ def print_summary(
     seen, best = progress.images_seen, progress.best
     if seen < config.images:
         if seen == end:
-            command = re.sub(r" --stop-after[ =]\d+", "", command)
+            command = re.sub(r" --set stop_after=\d+", "", command)
         print(f"saved after {seen:,} of {config.images:,} images; to go on: {command}")
         return
     fits = [line["own_nearest"] for line in progress.metrics[-2:] if "own_nearest" in line]

@@ -122,8 +122,8 @@ def waiting(data: Path, folder: Path, cache: str) -> float:
     """The fraction of its time that training at 64 pixels waits for pictures, the first epoch's
     decoding apart."""
     shutil.rmtree(folder / "results" / "waiting", ignore_errors=True)
-    flags = ["--data", str(data), "--cache", cache, "--images", str(TRAINED), "--run", "waiting",
-             "--sample-every", str(TRAINED)]  # fmt: skip
+    flags = ["--data", str(data), "--set", f"cache={cache}", "--images", str(TRAINED),
+             "--run", "waiting", "--sample-every", str(TRAINED)]  # fmt: skip
     subprocess.run([sys.executable, ROOT / "train.py", *flags], cwd=folder, check=True,
                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     lines = (folder / "results" / "waiting" / "metrics.jsonl").read_text().splitlines()

@@ -76,7 +76,7 @@ def resumed(device: str, seconds: float) -> dict:
     for name in ("whole", "halves"):
         shutil.rmtree(RUNS_AT / f"gpu-{name}", ignore_errors=True)
     row = python(["train.py", "--run", "gpu-whole", *flags], seconds)
-    for stop in (["--stop-after", "1024"], []):
+    for stop in (["--set", "stop_after=1024"], []):
         again = python(["train.py", "--run", "gpu-halves", *flags, *stop], seconds)
         row = again if not again["worked"] else row
     if row["worked"]:

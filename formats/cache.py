@@ -119,7 +119,8 @@ def open_index(path: Path, config: DataConfig, cache_dir: Path) -> tuple[Collect
     source = find_source(path, config)
     wanted = digest(source)
     roots = (source.texts.root.resolve(), source.place.root.resolve())
-    where = (*roots, source.entries, source.layout, config.caption_from, config.follow_links)
+    where = (*roots, source.entries, source.layout, config.caption_from, config.follow_links,
+             config.image_column, config.caption_column)  # fmt: skip
     folder = cache_dir / f"{source.name}-index-{hash_of(*where):016x}"
 
     def opened() -> tuple[Collection, Rows, list] | None:
@@ -304,7 +305,7 @@ def open_or_build(
             raise
         except OSError as error:
             raise UserError(f"the cache {folder} cannot be written: {error}; make room, or for "
-                            "pictures, use --cache off") from error  # fmt: skip
+                            "pictures, use --set cache=off") from error  # fmt: skip
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         if found := opened():

@@ -71,7 +71,8 @@ def find_source(path: Path, config: DataConfig) -> Source:
         place = Folder(Path(config.image_dir), config.follow_links)
     whole, name = not entries and place is texts, short(path.resolve().name)
     layout = "names" if config.caption_from and config.format == "auto" else config.format
-    return Source(name, layout, place, texts, entries, whole, config.caption_from)
+    return Source(name, layout, place, texts, entries, whole, config.caption_from,
+                  config.image_column, config.caption_column)  # fmt: skip
 
 
 def read_collection(source: Source) -> Collection:
@@ -100,7 +101,7 @@ def read_collection(source: Source) -> Collection:
     place, skipped = chosen.place, collection.skipped
     apply_split_lists(place, collection)
     if chosen.whole and chosen.layout in WITH_PATHS:
-        ours = {record.path for record in collection.records}
+        ours = {record.path for record in collection.records} | collection.blank
         skipped[NO_CAPTION] += [n for n in place.files if is_image_name(n) and n not in ours]
         name_nearest(skipped)
     for where in dict.fromkeys((source.place, source.texts)):
@@ -229,13 +230,14 @@ def nothing_found(source: Source, collection: Collection) -> UserError:
     pixels = next((kind for kind in ("arrow", "parquet") if f".{kind}" in seen), "")
     sheets = ending_in((".xlsx", ".xls", ".ods"), source)
     has_images = any(map(is_image_name, files))
-    if source.layout == "table" and source.entries:
+    if source.layout in ("table", "imagefolder") and source.entries:
         rows = rows_of(source.texts, source.entries[0], lambda *_: None)
         columns = ", ".join(map(str, next((row for _, row in rows), {}))) or "none"
         what = f"{source.entries[0]} with the columns {columns}"
         advice = (f"a table needs a column with paths ({', '.join(PATH_COLUMNS)}) and one with "
-                  f"captions ({', '.join(CAPTION_COLUMNS)}); where the pictures lie elsewhere, "
-                  "--image-dir says where")  # fmt: skip
+                  f"captions ({', '.join(CAPTION_COLUMNS)}), or --image-column NAME and "
+                  "--caption-column NAME; where the pictures lie elsewhere, --image-dir says "
+                  "where")  # fmt: skip
     elif sheets:
         advice = f"save {sheets[0]} as .csv, with the columns file_name and text"
     elif has_images:

@@ -35,6 +35,7 @@ from formats.texts import (
     NUMBERED,
     PATH_COLUMNS,
     caption_cell,
+    cell_in,
     clean_caption,
     head,
     is_text,
@@ -91,6 +92,7 @@ class Collection:
     stamp: int = 0  # changes when what `draw` draws does
     also: list[str] = field(default_factory=list)  # what else is there, and what to type for it
     num_written: int | None = None  # records whose captions somebody wrote; None: all
+    blank: set[str] = field(default_factory=set)  # images that rows name, but give no caption
 
     def skipped_line(self) -> str:
         """What was left out and why, counted, with one example each; "nothing" if so."""
@@ -109,6 +111,8 @@ class Source:
     entries: tuple[str, ...] = ()  # the files that tell all, where there are such
     whole: bool = True  # all of the place belongs to it: an image that nothing names is counted
     caption_from: str = ""
+    image_column: str = ""
+    caption_column: str = ""
 
 
 # The readers
@@ -117,7 +121,8 @@ class Source:
 def read_rows(source: Source) -> Collection:
     """Metadata of Hugging Face's imagefolder, and tables: a path and a caption in each row.
 
-    Columns: PATH_COLUMNS, of which the first is taken, or several *_file_name or lists of them,
+    Columns: those that --image-column and --caption-column name; else PATH_COLUMNS, of which the
+    first is taken, or several *_file_name or lists of them,
     each of whose images gets the captions; CAPTION_COLUMNS: a string or a list of strings; tags;
     and perhaps split: train, validation, test or another name, of an image's first row, else the
     name of the table (test.csv) or a folder tells it. Rows of one image are put together. Paths
@@ -129,12 +134,15 @@ def read_rows(source: Source) -> Collection:
         if len(source.entries) == 1 or split.lower() not in SPLITS:
             split = ""
         for where, row in rows_of(source.texts, entry, gathered.skip):
+            if source.image_column:
+                row = row | {PATH_COLUMNS[0]: cell_in(row, source.image_column)}
             names = [row[column] for column in PATH_COLUMNS if row.get(column)][:1] or [
                 name for column, cell in row.items() if FILE_NAMES.fullmatch(column)
                 for name in (cell if isinstance(cell, list) else [cell])
             ]  # fmt: skip
-            told = row.get("split") or split
-            gathered.add_row(where, folder, names, caption_cell(row), told, within=split)
+            named = source.caption_column
+            cell = caption_cell({"text": cell_in(row, named)} if named else row)
+            gathered.add_row(where, folder, names, cell, row.get("split") or split, within=split)
     return gathered.collection()
 
 
@@ -375,6 +383,7 @@ class Gathered:
         # Path -> how well which other name fits, and where it was told first.
         self.meant: dict[str, tuple[int, str, str]] = {}
         self.skipped: Skipped = defaultdict(list)
+        self.blank: set[str] = set()
 
     def skip(self, reason: str, where: str) -> None:
         self.skipped[reason].append(where)
@@ -391,9 +400,11 @@ class Gathered:
         found = [text for text in map(clean_caption, texts) if text]
         if not names:
             return self.skip("rows without file_name", where)
-        if not found:
-            return self.skip("rows without a caption", where)
         place, split = self.source.place, clean_caption(split).lower()
+        if not found:
+            self.blank |= {place.find(posixpath.join(folder, within), name)
+                           or place.find(folder, name) for name in names}  # fmt: skip
+            return self.skip("rows without a caption", where)
         for name in names:
             name, fits, whole = NUMBERED.sub(r"\1", name) if "#" in name else name, EXACT, ""
             path = place.find(posixpath.join(folder, within), name) or place.find(folder, name)
@@ -436,6 +447,7 @@ class Gathered:
                    for path in sorted(self.captions)]  # fmt: skip
         source = self.source
         found = Collection(source.name, source.layout, source.place, records, self.skipped)
+        found.blank = self.blank
         if elsewhere := [(name, path) for path, (_, name, _) in self.meant.items() if name]:
             example = "{} is {}".format(*elsewhere[0])
             found.also.append(f"elsewhere than told: {len(elsewhere):,} pictures ({example})")

@@ -26,7 +26,7 @@ CLOCK_TICK = 20_000_000
 MAX_BYTES = 1 << 30  # of one file within a zip or tar: more is meant to fill the memory
 OUTSIDE = "paths that leave the folder"
 MISSING = "pictures missing"
-LINKS = "links out of the folder or to folders, which --follow-links would read"
+LINKS = "links out of the folder or to folders, which --set follow_links=true would read"
 DRIVE = re.compile(r"[A-Za-z]+:/" if os.name == "posix" else r"[A-Za-z]+:")  # or http:/
 THUMBNAILS = "@eaDir"
 SPLITS = {"train": "train", "training": "train", "restval": "train", "test": "test",

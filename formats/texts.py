@@ -277,6 +277,11 @@ def load_json(place: Place, name: str) -> list | dict:
     return data
 
 
+def cell_in(row: dict, column: str) -> object:
+    """What a row holds in a column; those of .csv are known in lower case."""
+    return row.get(column, row.get(column.strip().lower()))
+
+
 def caption_cell(row: dict) -> object:
     """What a row says of its image: the caption, followed by the tags if there are any; of LLaVA's
     conversations, the first answer. A list that was printed is one again."""

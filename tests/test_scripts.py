@@ -489,7 +489,7 @@ def test_the_smoke_preset_gives_the_same_bits_twice_and_when_stopped_half_way(tm
     for arguments in [
         ("--run", "one"),
         ("--run", "two"),
-        ("--run", "halves", "--stop-after", "1024"),
+        ("--run", "halves", "--set", "stop_after=1024"),
         ("--run", "halves"),
     ]:
         result = script("train.py", "--preset", "smoke", *arguments, cwd=tmp_path)

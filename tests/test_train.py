@@ -185,9 +185,9 @@ def test_a_stop_that_is_reached_changes_nothing_and_one_that_lies_behind_is_refu
     folder = train.main(tiny(image_folder, stop_after=48))
     before = (folder / "checkpoint.pth").read_bytes()
     assert train.main(tiny(image_folder, stop_after=48)) == folder
-    assert "as far as --stop-after 48 lets it go" in capsys.readouterr().out
+    assert "as far as --set stop_after=48 lets it go" in capsys.readouterr().out
     assert (folder / "checkpoint.pth").read_bytes() == before
-    with pytest.raises(UserError, match="--stop-after 32 lies behind: 48 images are seen"):
+    with pytest.raises(UserError, match="--set stop_after=32 lies behind: 48 images are seen"):
         train.main(tiny(image_folder, stop_after=32))
 
 
@@ -1007,7 +1007,7 @@ def test_weights_can_be_given_a_completer_and_draw_the_same_as_typed(image_folde
     assert torch.equal(model.draw(prompts, [0, 1]), source.draw(prompts, [0, 1]))
     assert {line["split"] for line in losses_of(run)} == {"train", "validation"}
     assert all("regression_loss" not in line for line in losses_of(run))
-    with pytest.raises(UserError, match="--completer-only gives weights a completer.*--init-from"):
+    with pytest.raises(UserError, match="completer_only gives weights a completer.*--init-from"):
         tiny(image_folder, completer_only=True)
     with pytest.raises(UserError, match="leave out --set completer_dim=0"):
         tiny(image_folder, completer_only=True, init_from=str(old), completer_dim=0)

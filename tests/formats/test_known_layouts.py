@@ -566,6 +566,25 @@ def test_tables_of_all_kinds_say_the_same_named_or_found_and_in_upper_case(tmp_p
             assert found.name == path.name
 
 
+@pytest.mark.parametrize("name", ["t.csv", "metadata.jsonl", "t.json"])
+def test_columns_of_any_name_are_read_where_they_are_named(tmp_path, name):
+    table = [{"Picture": "a.png", "text": "a dog", "Says": "a red bird"}]
+    if name == "t.csv":
+        table = "id,Picture,text,Says\n7,a.png,a dog,a red bird\n"
+    write(tmp_path, "a.png", {name: table})
+    if name != "t.json":  # one that captions nothing is hardly ever meant to
+        refused(tmp_path, "(?i)the columns.*picture, text, says.*--image-column NAME")
+    expect(tmp_path, {"a.png": "a dog"}, image_column="Picture")
+    expect(tmp_path, {"a.png": "a red bird"}, image_column="Picture", caption_column="Says")
+    if name != "t.json":
+        refused(tmp_path, EMPTY, image_column="Picture", caption_column="Said")
+
+
+def test_an_image_whose_row_is_blank_is_counted_once(tmp_path):
+    write(tmp_path, "a.png", "b.png", {"t.csv": "path,text\na.png,a\nb.png,\n"})
+    expect(tmp_path, {"a.png": "a"}, {EMPTY: 1})
+
+
 def test_paths_are_relative_to_the_table_or_to_image_dir(tmp_path):
     write(tmp_path, "pictures/a.png", {"tables/t.csv": "path,text\na.png,a\n"})
     refused(tmp_path / "tables" / "t.csv", f"1 {MISSING}")

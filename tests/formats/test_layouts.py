@@ -127,7 +127,7 @@ def test_missing_pictures_and_rows_without_name_or_caption_are_skipped_and_count
     write(tmp_path, *(f"{name}.png" for name in "abcd"), {"metadata.jsonl": rows})
     (tmp_path / "folder.png").mkdir()
     missing = [f"{name}.png (metadata.jsonl, line {i})" for name, i in (("gone", 2), ("folder", 3))]
-    skipped = {MISSING: missing, EMPTY: 3, "rows without file_name": 3, NO_CAPTION: 3}
+    skipped = {MISSING: missing, EMPTY: 3, "rows without file_name": 3}
     expect(tmp_path, {"a.png": "a"}, skipped)
 
 
@@ -135,7 +135,7 @@ def test_captions_that_are_no_text_are_skipped_and_counted(tmp_path):
     texts = [7, 1.5, True, {"en": "a bird"}, [["a bird"]], [7]]
     rows = [row("b.png", "b"), *(row("a.png", text) for text in texts)]
     write(tmp_path, "a.png", "b.png", {"metadata.jsonl": rows})
-    expect(tmp_path, {"b.png": "b"}, {EMPTY: len(texts), NO_CAPTION: 1})
+    expect(tmp_path, {"b.png": "b"}, {EMPTY: len(texts)})
 
 
 def test_paths_that_leave_the_folder_are_skipped_and_counted(tmp_path):
