@@ -465,7 +465,7 @@ def resume(config: TrainConfig, folder: Path, fingerprints: dict[str, str]) -> d
     left = {"images": 0, "min_count": 0, "latents": "auto", "pairs": "auto",
             "mask_scale": 0.0, "latent_temperature": 0.0}  # fmt: skip
     kept = {n: state["config"].get(n, v) for n, v in left.items() if getattr(config, n) == v}
-    config = dataclasses.replace(config, **kept)
+    config = dataclasses.replace(config, minutes=0.0, **kept)
     # A setting that came later has a default that changes nothing, so that older runs go on; where
     # it would change something, another one was renamed, and the run is refused above.
     settings = {f.name: f for f in fields(config)}
@@ -488,8 +488,10 @@ def resume(config: TrainConfig, folder: Path, fingerprints: dict[str, str]) -> d
     if state["images_seen"] >= old["images"]:
         state["start"] = state["images_seen"]  # finished: more images are a schedule of their own
     elif old["images"] != config.images:
+        command = read_record(folder).get("command", "the same command without --images")
         raise UserError(f"{folder} is not finished ({state['images_seen']:,} of {old['images']:,} "
-                        "images); finish it before --images changes")  # fmt: skip
+                        f"images), and until then --images stays as it is; to go on: {command}; "
+                        "to start another: --run NAME")  # fmt: skip
     return state | {"config": new}
 
 

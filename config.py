@@ -322,8 +322,6 @@ class TrainConfig(DataConfig, ModelConfig, Recipe):
             raise UserError("completer_only trains a completer; leave out --set completer_dim=0")
         if self.completer_only and not self.init_from:
             raise UserError("completer_only gives weights a completer; name them: --init-from FILE")
-        if self.minutes and self.images:
-            raise UserError("--minutes chooses --images; leave one of them out")
         if len(self.adam_betas) != 2 or max(self.adam_betas) >= 1:
             raise UserError(f"--set adam_betas takes two numbers below 1, not {self.adam_betas}")
         if self.augmentation_dim != len(AUGMENTATIONS):

@@ -46,12 +46,16 @@ class Processes(NamedTuple):
 
     def any(self, yes: bool) -> bool:
         """Whether one of them says yes; all of them wait for this."""
+        return self.sum(yes) > 0
+
+    def sum(self, number: float) -> float:
+        """Of their numbers, in float32; all of them wait for this."""
         if self.count == 1:
-            return yes
+            return number
         device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        said = torch.tensor([float(yes)], device=device)
+        said = torch.tensor([float(number)], device=device)
         self.add_up([said])
-        return bool(said)
+        return float(said)
 
 
 def name_device(name: str) -> str:

@@ -13,19 +13,18 @@ import math
 import re
 import shlex
 import signal
+import statistics
 import sys
+import tempfile
 import time
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import checkpoint
 from checkpoint import Networks, Progress
@@ -50,242 +49,30 @@ from config import (
 )
 from dataset import (
     LOOKED_AT,
-    Batch,
     CaptionedImages,
-    Given,
     given_at,
     items_at,
 )
-from evaluation.metrics import CANDIDATES, completion_loss, fit, validate
+from evaluation.metrics import completion_loss, fit, validate
 from evaluation.systems import save_samples
 from files import locked, write_text
-from latents import bin_odds, cross_entropy
-from losses import colour_loss, kl_divergence, regression_loss, sliced_wasserstein_loss
-from model import TextToImageModel, composite
+from learning import clipped_together, clock_at, learn, learn_replayed, ramp, step_losses
+from model import TextToImageModel
 from processes import Processes, Replayed, joined, name_device
 from reports import figures
+from reports.forecast import Forecast, Phase, duration
+from reports.log import Log
+from reports.verdict import FEW_HELD_OUT, verdict
 from tokenizer import SPECIAL_TOKENS, split_words
 
-SECONDS_UNTOLD = 10  # between plain lines
-LONG = 20_000  # images; how long fewer take is not told
+TRIED = 20  # steps of a dry run
+LONG = 6_000  # images; steps of shorter runs are not timed before
 UPDATE = 1.15  # time of a step / of its losses and gradients
+BESIDE = 0.93  # share of a run's time that is not validation, samples and checkpoints
+# What an image costs where steps were not timed: by halvings, and what other losses add.
+COSTS, MORE = (1.0, 0.85, 0.55), 0.5
 IGNORED = 1.2  # text_dependence of training captions, below which training warns
 OVERFIT = 1.03  # times the lowest loss or score of held-out captions: where training warns
-
-
-class Clock(NamedTuple):
-    """Where a run is, and what follows from it for the next step."""
-
-    lr: float
-    steady_lr: float  # of the prior
-    halvings: int  # of the sides of training images
-    latent: float  # 0..1, how far kl_weight is ramped in; 0: latents are noise
-    swd: float  # 0..1, how far swd_weight is
-    average: float  # how far the averaged weights move towards the weights
-    on_device: Tensor | None = None  # what `rates` holds, where numbers of it are not known
-
-    @property
-    def stage(self) -> tuple[int, bool, bool]:
-        """What decides which things are computed; all else about a clock is `rates`."""
-        return self.halvings, self.latent > 0, self.swd > 0
-
-    @property
-    def rates(self) -> tuple[float, ...] | Tensor:
-        """lr, steady_lr, latent, swd, average."""
-        if self.on_device is not None:
-            return self.on_device
-        return self.lr, self.steady_lr, self.latent, self.swd, self.average
-
-
-def clock_at(recipe: TrainConfig, progress: Progress) -> Clock:
-    """The clock of the next step."""
-    seen, start = progress.images_seen, progress.start
-    halvings = sum(seen < fraction * recipe.images for fraction in recipe.grow_at)
-    return Clock(
-        learning_rate(recipe, seen, start),
-        steady_rate(recipe, seen, start),
-        # Never more than before: with --init-from, training begins at full size.
-        min(progress.halvings, halvings),
-        ramp(recipe, seen, start, recipe.latent_ramp) if recipe.has_latents else 0.0,
-        ramp(recipe, seen, start, recipe.swd_ramp) if recipe.swd_weight else 0.0,
-        movement(recipe, seen),
-    )
-
-
-def learning_rate(recipe: Recipe, images_seen: int, start: int) -> float:
-    """Warm-up, then cosine down to final_lr_fraction at the end of the run that began at start."""
-    done, length = images_seen - start, recipe.images - start
-    longer = max(recipe.warm_up, recipe.warm_up_steps * recipe.batch_size)
-    warm_up = min(1.0, (done + recipe.batch_size) / max(1, min(longer, length / 10)))
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done / length)))
-    last = recipe.final_lr_fraction
-    return recipe.lr * warm_up * (last + (1 - last) * cosine)
-
-
-def steady_rate(recipe: Recipe, images_seen: int, start: int) -> float:
-    """The rate of the prior: it falls in the last fifth of the run only, as the latents that it
-    follows change all the time before."""
-    left = (recipe.images - images_seen) / (recipe.images - start)
-    return recipe.lr * min(1.0, 5 * left)
-
-
-def movement(recipe: Recipe, images_seen: int) -> float:
-    """How far averaged weights move in this step, which makes their half-life ema_half_life of the
-    images seen."""
-    num = min(recipe.batch_size, recipe.images - images_seen)
-    half_life = recipe.ema_half_life * (images_seen + num)
-    return 1 - 0.5 ** (num / max(half_life, num))
-
-
-def ramp(recipe: Recipe, images_seen: int, start: int, within: tuple[float, ...]) -> float:
-    """0 before, 1 after these fractions of the run; 1 when training goes on after its end."""
-    progress, (first, last) = images_seen / recipe.images, within
-    if start or progress >= last:
-        return 1.0
-    return max(0.0, (progress - first) / (last - first)) if last > first else 0.0
-
-
-def compute_losses(
-    batch: Batch, networks: Networks, recipe: TrainConfig, clock: Clock
-) -> dict[str, Tensor]:
-    """The decoder's terms of a step that count by now, each a scalar, not weighted."""
-    model, ema, posterior = networks
-    losses = {}
-    real = F.avg_pool2d(batch.images, 2**clock.halvings)  # (B, 3, h, w)
-    fast = choose_precision(recipe.precision, real.device) == torch.bfloat16
-    with torch.autocast(real.device.type, torch.bfloat16, enabled=fast):
-        text, latent = model.encode(batch.tokens), batch.noise  # (B, Z)
-        if clock.latent > 0:  # not noise, but what the caption leaves open
-            mean_drawing = ema.predict_mean(batch.tokens, batch.augmentation)
-            mean, log_std = posterior(real, mean_drawing)  # (B, Z) each
-            latent = mean + log_std.exp() * batch.noise  # (B, Z)
-            prior_logits = model.prior(batch.tokens, latent.detach())  # (B, Z, BINS)
-        layers, _ = model.decode(text, latent, batch.augmentation)
-    if clock.latent > 0:
-        losses["kl_loss"] = kl_divergence(mean, log_std)
-        odds = bin_odds(mean.detach(), log_std.detach())  # (B, Z, BINS)
-        losses["prior_loss"] = cross_entropy(odds, prior_logits.float())
-    # Once sharpness counts, all losses of the drawing see sharper masks; drawings go beyond that.
-    drawn = composite(layers, recipe.late_mask_scale if clock.swd > 0 else 1)  # (B, 3, h, w)
-    losses["regression_loss"] = regression_loss(drawn, real)
-    if clock.swd > 0:
-        losses["swd_loss"] = sliced_wasserstein_loss(drawn, real, batch.filters)
-        losses["colour_loss"] = colour_loss(drawn, real)
-    return losses
-
-
-def step_losses(
-    given: Given, networks: Networks, config: TrainConfig, clock: Clock
-) -> tuple[dict[str, Tensor], Tensor]:
-    """All losses of the step at this clock with the weighted "total" of the decoder's, and what is
-    minimised: scalars."""
-    model = networks.model
-    model.halvings = networks.ema.halvings = clock.halvings
-    losses, total = {}, torch.zeros((), device=model.to_layers.weight.device)
-    if given.batch:
-        losses = compute_losses(given.batch, networks, config, clock)
-        total = weighted_sum(losses, config, clock)
-    if given.pairs:
-        losses["completion_loss"] = model.completer.loss(*given.pairs)
-    # The prior and the completer have weights and optimizers of their own.
-    objective = total + sum(losses.get(name, 0) for name in ("prior_loss", "completion_loss"))
-    return losses | {"total": total}, objective
-
-
-def add_gradients(
-    given: Given, networks: Networks, config: TrainConfig, clock: Clock, processes: Processes
-) -> dict[str, Tensor]:
-    """The losses of a step, whose gradients are added to those of the weights. Each process takes
-    its share, in `accumulate` parts."""
-    means: dict[str, Tensor] = {}
-    for i in range(config.accumulate):
-        index = processes.rank * config.accumulate + i
-        part, share = given.part(index, processes.count * config.accumulate)
-        losses, objective = step_losses(part, networks, config, clock)
-        (share * objective).backward()
-        for name, loss in losses.items():
-            means[name] = means.get(name, 0) + share * loss.detach().float()
-    gradients = [p.grad for network in (networks.model, networks.posterior) if network
-                 for p in network.parameters() if p.grad is not None]  # fmt: skip
-    processes.add_up([*gradients, *means.values()])
-    return means
-
-
-def learn(
-    given: Given,
-    networks: Networks,
-    optimizers: list[torch.optim.Optimizer],
-    config: TrainConfig,
-    clock: Clock,
-    processes: Processes,
-) -> dict[str, Tensor]:
-    """One step: losses, gradients, update, averaged weights. Returns what tells how it went, as
-    scalars: the losses and the norm of the gradients."""
-    lr, steady_lr, *_, average = clock.rates
-    for optimizer in optimizers:
-        optimizer.zero_grad()
-        for group in optimizer.param_groups:
-            group["lr"] = (steady_lr if group["steady"] else lr) * group["relative_lr"]
-    losses = add_gradients(given, networks, config, clock, processes)
-    norms = [nn.utils.clip_grad_norm_(weights, config.max_grad_norm)
-             for weights in clipped_together(optimizers)]  # fmt: skip
-    for optimizer in optimizers:
-        optimizer.step()
-    update_ema(networks.ema, networks.model, average)
-    return losses | {"gradient norm": sum(norms)}
-
-
-def learn_replayed(
-    replayed: Replayed,
-    given: Given,
-    networks: Networks,
-    optimizers: list[torch.optim.Optimizer],
-    config: TrainConfig,
-    clock: Clock,
-    processes: Processes,
-) -> dict[str, Tensor]:
-    """`learn` as a CUDA graph: captions have few lengths, and the rates lie on the device."""
-    given = given.padded()
-    rates = torch.tensor(clock.rates, device=networks.model.to_layers.weight.device)
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-
-    def step(inputs: list[Tensor]) -> dict[str, Tensor]:
-        capturing = inputs[0].is_cuda and torch.cuda.is_current_stream_capturing()
-        for group in groups:  # of AdamW
-            group["capturable"] = capturing
-        other = clock._replace(on_device=inputs[0])
-        return learn(given.like_this(inputs[1:]), networks, optimizers, config, other, processes)
-
-    terms = replayed(step, [rates, *given.tensors()], clock.stage)
-    for group in groups:
-        group["lr"] = clock.lr  # a plain number, as the checkpoint holds
-    return terms
-
-
-def clipped_together(optimizers: list[torch.optim.Optimizer]) -> list[list[Tensor]]:
-    """The weights of each AdamW and the Muon that goes with it."""
-    groups = [[p for group in o.param_groups for p in group["params"]] for o in optimizers]
-    return [groups[i] + groups[i + 1] for i in range(0, len(groups), 2)]
-
-
-def weighted_sum(losses: dict[str, Tensor], recipe: Recipe, clock: Clock) -> Tensor:
-    """What the decoder and the posterior learn from."""
-    _, _, latent, swd, _ = clock.rates
-    weights = {
-        "regression_loss": 1.0,
-        "kl_loss": latent * recipe.kl_weight,
-        "swd_loss": swd * recipe.swd_weight,
-        "colour_loss": swd * recipe.swd_weight,
-    }
-    return sum(weights[name] * loss for name, loss in losses.items() if name != "prior_loss")
-
-
-@torch.no_grad()
-def update_ema(ema: nn.Module, model: nn.Module, movement: float | Tensor) -> None:
-    """Move the averaged weights towards the weights, by this fraction of the way."""
-    averages, weights = list(ema.parameters()), list(model.parameters())
-    way = [movement] * len(weights) if isinstance(movement, Tensor) else movement
-    torch._foreach_lerp_(averages, weights, way)
 
 
 def rises(values: list[float]) -> bool:
@@ -391,73 +178,12 @@ class Stop:
         return 128 + (self.signal or signal.SIGINT) if self.signal or reader_gone() else 0
 
 
-class Log:
-    """What a run tells: metrics.jsonl for programs, a progress bar for people, or, where that would
-    go to a file, a plain line of the same numbers now and then."""
-
-    def __init__(
-        self, path: Path | None, config: TrainConfig, progress: Progress, data: CaptionedImages
-    ):
-        self.path, self.progress, self.data = path, progress, data
-        self.began = time.monotonic() - progress.seconds
-        self.first_seen, self.first_seconds = progress.images_seen, progress.seconds
-        self.last_seconds, self.last_waited = progress.seconds, data.seconds_waited
-        self.bar = tqdm(total=config.images, initial=progress.images_seen, unit="img",
-                        desc="training", smoothing=0.05, disable=None)  # fmt: skip
-        self.told = -math.inf  # when a plain line was written
-        self.write()  # without what a crash left behind the last checkpoint
-
-    def write(self) -> None:
-        lines = [json.dumps(line) + "\n" for line in self.progress.metrics]
-        if self.path:
-            write_text(self.path, "".join(lines))
-
-    def step(self, values: dict[str, float], num_images: int) -> None:
-        for name, value in values.items():
-            self.progress.unlogged.setdefault(name, []).append(value)
-        self.progress.seconds = time.monotonic() - self.began
-        self.bar.update(num_images)
-        loss = f"{values['total'] or values['completion_loss']:.4f}"
-        self.bar.set_postfix(loss=loss, refresh=False)
-        if time.monotonic() - self.told > SECONDS_UNTOLD:
-            self.tell(f"loss={loss}")
-
-    def train(self, image_size: int, values: dict[str, float]) -> None:
-        """A line of the means since the last one, and of these values."""
-        seen, seconds = self.progress.images_seen, self.progress.seconds
-        unlogged, self.progress.unlogged = self.progress.unlogged, {}
-        means = {"largest_total": max(unlogged.pop("total"))}  # spikes that recover show here
-        means |= {name: sum(values) / len(values) for name, values in unlogged.items()}
-        speed = (seen - self.first_seen) / (seconds - self.first_seconds)
-        waited = self.data.seconds_waited - self.last_waited
-        waiting = waited / max(1e-9, seconds - self.last_seconds)
-        self.last_seconds, self.last_waited = seconds, self.data.seconds_waited
-        means |= values | {"seconds": seconds, "images_per_second": speed,
-                           "fraction_of_seconds_waiting_for_data": waiting}  # fmt: skip
-        self.add("train", image_size, means)
-
-    def add(self, split: str, image_size: int, values: dict[str, float]) -> None:
-        rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
-        line = {"images": self.progress.images_seen, "split": split, "image_size": image_size}
-        self.progress.metrics.append(line | rounded)
-        self.write()
-        if split == "validation":
-            self.tell(", ".join(f"{name} {value:g}" for name, value in rounded.items()))
-
-    def tell(self, numbers: str) -> None:
-        """A plain line where there is no progress bar, as what is printed goes to a file."""
-        if self.bar.disable:
-            seen, seconds = self.progress.images_seen, self.progress.seconds
-            print(f"{seen:,} of {self.bar.total:,} images, {seconds:.0f} s: {numbers}",
-                  file=sys.stderr, flush=True)  # fmt: skip
-            self.told = time.monotonic()
-
-
-def open_data(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages]:
+def open_data(
+    config: TrainConfig, cache_dir: str | Path = RESULTS / "cache"
+) -> tuple[CaptionedImages, CaptionedImages]:
     """Training and validation images."""
-    dataset = CaptionedImages(
-        config.data or None, image_size=config.image_size, **data_options(config)
-    )
+    dataset = CaptionedImages(config.data or None, image_size=config.image_size,
+                              cache_dir=cache_dir, **data_options(config))  # fmt: skip
     validation = dataset.other_split("validation")
     if not len(dataset):
         raise UserError(f"{config.data} gives no images to train on: all are for "
@@ -500,7 +226,9 @@ def settle(config: TrainConfig, dataset: CaptionedImages) -> TrainConfig:
     return replace(config, images=images, min_count=min_count, latents=latents, pairs=pairs)
 
 
-def describe(config: TrainConfig, model: TextToImageModel, dataset: CaptionedImages) -> str:
+def describe(
+    config: TrainConfig, model: TextToImageModel, dataset: CaptionedImages, num_held_out: int
+) -> str:
     """What a person wants to know before training starts."""
     captions = dataset.captions(LOOKED_AT)
     lengths = [len(model.tokenizer.encode(caption)) for caption in captions]
@@ -508,38 +236,65 @@ def describe(config: TrainConfig, model: TextToImageModel, dataset: CaptionedIma
     num_cut = sum(length > limit for length in lengths)
     num_words = len(model.tokenizer) - len(SPECIAL_TOKENS)
     few = f"  few images: {FEW} are the least that makes sense\n" if len(dataset) < FEW else ""
+    if num_held_out < FEW_HELD_OUT:
+        few += f"  {num_held_out} images held out are too few to measure by\n"
     prompts = {"captions": "whole captions", "parts": "parts of captions",
                "each": "parts of captions, each by itself"}[config.pairs]  # fmt: skip
     completer = f"  prompts: completed, as learnt from {prompts}\n" if model.completer else ""
     often = f", each {config.min_count} times or more" if config.min_count > 1 else ""
+    longer = f"; --set max_tokens={max(lengths)} reads them whole" if num_cut else ""
     return (
         f"{dataset.summary()}\n{few}{completer}"
         f"  vocabulary: {num_words:,} words{often}; {num_cut:,} of {len(captions):,} captions cut "
-        f"to {limit} tokens (the longest has {max(lengths)})\n"
+        f"to {limit} tokens (the longest has {max(lengths)}){longer}\n"
         f"model: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
         f"{config.image_size} px"
     )
 
 
-def estimate_seconds(
+def how_often(config: TrainConfig, num_images: int) -> str:
+    often = config.images / num_images
+    told = f"each one about {often:.0f} times"
+    if config.data and round(often) < EPOCHS:
+        told += f"; {EPOCHS} times are --images {EPOCHS * num_images}"
+    return told
+
+
+def phases_of(config: TrainConfig, progress: Progress) -> list[Phase]:
+    """The parts of a run in which images have one size, and the same losses count."""
+    marks = sorted({0.0, 1.0, *config.grow_at, config.latent_ramp[0], config.swd_ramp[0]})
+    phases, before = [], None
+    for first, last in pairwise(round(mark * config.images) for mark in marks if mark <= 1):
+        middle = replace(progress, images_seen=(first + last) // 2)
+        stage = halvings, latent, swd = clock_at(config, middle).stage
+        if stage == before or first == last:
+            phases[-1] = phases[-1]._replace(last=last)
+            continue
+        begins = [f"{config.image_size >> halvings} px"] * (not before or before[0] != halvings)
+        begins += ["what captions leave open"] * (latent and not (before and before[1]))
+        begins += ["sharpness"] * (swd and not (before and before[2]))
+        cost = COSTS[min(halvings, 2)] + MORE * (latent or swd)
+        phases.append(Phase(first, last, " and ".join(begins) or "captions only", cost))
+        before = stage
+    return phases
+
+
+def time_phases(
+    phases: list[Phase],
     dataset: CaptionedImages,
     networks: Networks,
     config: TrainConfig,
     progress: Progress,
-    end: int,
     processes: Processes,
-) -> float:
-    """How long a run takes here up to `end`, without validation: from two steps in the middle of
-    each of its stages, as early images are small and later ones have more losses. Nothing is
-    learnt from them."""
-    marks = sorted({0.0, 1.0, *config.grow_at, config.latent_ramp[0], config.swd_ramp[0]})
-    seconds = 0.0
-    for first, last in pairwise(mark for mark in marks if mark <= 1):
-        num = min(last * config.images, end) - max(first * config.images, progress.images_seen)
-        if num <= 0:
-            continue
-        middle = replace(progress, images_seen=int((first + last) / 2 * config.images))
-        for _ in range(2):  # the first makes ready
+    steps: int = 2,
+) -> Forecast:
+    """What an image costs here in each phase that is left, from so many steps in the middle of
+    each, of which the first makes ready. Nothing is learnt from them."""
+    timed = []
+    for phase in phases:
+        middle = replace(progress, images_seen=(phase.first + phase.last) // 2)
+        times = []
+        for _ in range(steps if phase.last > progress.images_seen else 0):
             began = time.monotonic()
             given = given_at(dataset, networks.model, config, middle.images_seen)
             part, _ = given.part(0, config.accumulate * processes.count)
@@ -547,9 +302,60 @@ def estimate_seconds(
             objective.backward()
             float(nn.utils.get_total_norm([p.grad for p in networks.model.parameters()
                                            if p.grad is not None]))  # fmt: skip
-            took = time.monotonic() - began
-        seconds += UPDATE * took * config.accumulate * num / config.batch_size
-    return seconds
+            times.append(time.monotonic() - began)
+        a_step = UPDATE * config.accumulate * statistics.median(times[1:]) if times else 0.0
+        timed.append(phase._replace(seconds=a_step / config.batch_size))
+    return Forecast(timed, measured=True)
+
+
+def with_length(
+    config: TrainConfig,
+    dataset: CaptionedImages,
+    networks: Networks,
+    progress: Progress,
+    processes: Processes,
+) -> TrainConfig:
+    """With so many images as config.minutes allow here, as the first process finds."""
+    phases = phases_of(config, progress)
+    forecast = time_phases(phases, dataset, networks, config, progress, processes)
+    images = forecast.images_in(60 * config.minutes * BESIDE) // config.batch_size
+    images = max(1, int(processes.sum(images if processes.is_first else 0)))
+    return replace(config, minutes=0.0, images=images * config.batch_size)
+
+
+def rehearse(config: TrainConfig, folder: Path, device: torch.device) -> Path:
+    """Tell what a run would do. It is tried with steps whose weights are thrown away."""
+    with tempfile.TemporaryDirectory() as cache:
+        dataset, validation = open_data(replace(config, cache="off"), cache)
+        config = settle(config, dataset)
+        state = checkpoint.new_state(config, {}, dataset.captions())
+        progress = Progress(**{name: state[name] for name in vars(Progress())})
+        networks, optimizers = checkpoint.networks_of(state, folder, config, device)
+        print(f"{describe(config, networks.model, dataset, len(validation))}, {device}")
+        if config.minutes:
+            config = with_length(config, dataset, networks, progress, Processes())
+        phases = phases_of(config, progress)
+        steps = math.ceil(TRIED / len(phases))
+        forecast = time_phases(phases, dataset, networks, config, progress, Processes(), steps)
+    for phase in forecast.phases:
+        print(f"  from image {phase.first:,}: {phase.begins}, {1 / phase.seconds:.0f} images/s")
+    once, total = dataset.once(), forecast.seconds(0, config.images) / BESIDE
+    weights = sum(p.numel() for network in networks if network for p in network.parameters())
+    cache = (
+        0
+        if config.cache_bytes() == 0
+        else 3 * config.image_size**2 * len(dataset.collection.records)
+    )
+    print(f"{config.images:,} images ({how_often(config, len(once))}): about {duration(total)}; "
+          f"{len(validation):,} images are held out")  # fmt: skip
+    print(f"disk: {cache / 1e6:,.0f} MB for decoded images, about {2 * 12 * weights / 1e6:,.0f} MB "
+          f"in {folder}")  # fmt: skip
+    if (folder / "checkpoint.pth").exists():
+        print(
+            f"{folder} is there already: the same command goes on with it; --run NAME begins anew"
+        )
+    print("nothing was changed; without --dry-run it begins")
+    return folder
 
 
 def passed(before: int, after: int, interval: float) -> bool:
@@ -586,6 +392,8 @@ def require_finite(
 def main(config: TrainConfig) -> Path:
     """Train, or go on training; returns the run's folder."""
     folder, device = RESULTS / config.run_name(), choose_device(name_device(config.device))
+    if config.dry_run:
+        return rehearse(config, folder, device)
     with joined(device) as processes:
         dataset, validation = open_data(config)
         lock = locked(folder / "lock", wait=False) if processes.is_first else nullcontext()
@@ -620,31 +428,42 @@ def train(
     config = settle(TrainConfig(**state["config"]) if state else config, dataset)
     state = state or checkpoint.new_state(config, fingerprints, dataset.captions())
     progress = Progress(**{name: state[name] for name in vars(Progress())})
-    end = min(config.images, config.stop_after or config.images)
-    if nothing_left_to_do(config, folder, progress.images_seen, end):
+    if nothing_left_to_do(config, folder, progress.images_seen):
         return folder
     networks, optimizers = checkpoint.networks_of(state, folder / "checkpoint.pth", config, device)
     model, ema, posterior = networks
     once = dataset.once()
     about = provenance(device) | {"precision": str(precision)}
-    print(f"{describe(config, model, dataset)}, {device}, {precision}")
-    often = config.images / len(once)
-    length = f"{config.images:,} images (each one about {often:.0f} times)"
-    if config.data and round(often) < EPOCHS:
-        length += f"; {EPOCHS} times are --images {EPOCHS * len(once)}"
-    print(f"run: {folder}, {length}, from image {progress.images_seen:,}")
+    print(f"{describe(config, model, dataset, len(validation))}, {device}, {precision}")
+    if config.minutes:
+        minutes, config = (
+            config.minutes,
+            with_length(config, dataset, networks, progress, processes),
+        )
+        again = re.sub(r"--minutes[ =]\S+", f"--images {config.images}", about["command"])
+        about["command"] = again
+        print(f"{minutes:g} min are {config.images:,} images; the same again: {again}")
+    end = min(config.images, config.stop_after or config.images)
+    phases = phases_of(config, progress)
+    forecast = Forecast(phases, measured=False)
     if end - progress.images_seen >= LONG:
-        seconds = estimate_seconds(dataset, networks, config, progress, end, processes)
-        print(f"at least {math.ceil(seconds / 60):,} min here")
+        forecast = time_phases(phases, dataset, networks, config, progress, processes)
+    length = f"{config.images:,} images ({how_often(config, len(once))})"
+    print(f"run: {folder}, {length}, from image {progress.images_seen:,}")
+    if forecast.measured:
+        seconds = forecast.seconds(progress.images_seen, end) / BESIDE
+        print(f"about {duration(seconds)} here; Ctrl-C saves, the same command goes on")
     processes.any(False)  # waits till all have read what the first one will write
     if processes.is_first:
         checkpoint.write_record(folder, about, config, model.config, progress.images_seen)
-    log = Log(folder / "metrics.jsonl" if processes.is_first else None, config, progress, dataset)
+    path = folder / "metrics.jsonl" if processes.is_first else None
+    log = Log(path, config, progress, dataset, forecast, end)
     with_graphs = config.graphs and device.type == "cuda"
     take_step = partial(learn_replayed, Replayed()) if with_graphs else learn
     stopping = False
     with Stop() as stop, log.bar:
         while not stopping:
+            log.begin()
             clock, before = clock_at(config, progress), progress.images_seen
             num = min(config.batch_size, config.images - before)
             progress.halvings = clock.halvings
@@ -693,15 +512,15 @@ def train(
                 checkpoint.save_run(
                     folder, config, fingerprints, progress, networks, optimizers, keep
                 )
-    few = tuple(min(CANDIDATES, len(images)) for images in (once, validation))
-    print_summary(config, folder, progress, end, about["command"], few)
+    print_summary(config, folder, progress, about["command"], once, len(validation))
     if stop.status:
         sys.exit(stop.status)
     return folder
 
 
-def nothing_left_to_do(config: TrainConfig, folder: Path, seen: int, end: int) -> bool:
+def nothing_left_to_do(config: TrainConfig, folder: Path, seen: int) -> bool:
     """Whether no step is left to do; says so. Raises UserError where stop_after lies behind."""
+    end = min(config.images, config.stop_after or config.images)
     if seen >= config.images:
         print(f"{folder} is finished: {seen:,} images seen; to train on: --images {2 * seen}")
     elif seen >= end:
@@ -716,29 +535,28 @@ def print_summary(
     config: TrainConfig,
     folder: Path,
     progress: Progress,
-    end: int,
     command: str,
-    few: tuple[int, int],
+    dataset: CaptionedImages,
+    num_held_out: int,
 ) -> None:
-    """What a person wants to know when training stops. few: how many images of training and of
-    validation own_nearest chooses from."""
+    """What a person wants to know when training stops. dataset: each training image once."""
     seen, best = progress.images_seen, progress.best
     if seen < config.images:
-        if seen == end:
-            command = re.sub(r" --set stop_after=\d+", "", command)
+        command = re.sub(r" --set stop_after=\d+", "", command)
         print(f"saved after {seen:,} of {config.images:,} images; to go on: {command}")
         return
-    fits = [line["own_nearest"] for line in progress.metrics[-2:] if "own_nearest" in line]
-    if len(fits) == 2:
-        print(f"the own image of {few[0]} is nearest to {fits[0]:.0%} of drawings of captions "
-              f"trained on, of {few[1]} to {fits[1]:.0%} of those held out")  # fmt: skip
-    if best and best["images"] < seen:
-        print(f"the weights of image {best['images']:,} drew held-out captions best: they are kept")
-    name, file = shlex.quote(folder.name), shlex.quote(f"{folder.name}.pth")
     smoke = config.preset == "smoke"  # is drawn from or kept only where that is asked for
-    print(f"done: see {folder}/samples and {folder}/loss.png; to draw: python generate.py "
-          f'--input "..."{f" --model {shlex.quote(str(folder))}" * smoke}; to keep the weights: '
-          f"python save_model.py --run {name} --output {file}{' --force' * smoke}")  # fmt: skip
+    told = verdict(progress.metrics, len(dataset), num_held_out, best.get("images", 0), smoke)
+    print(f"done: {seen:,} images")
+    for sentence in told:
+        print(f"  {sentence}")
+    name, file = shlex.quote(folder.name), shlex.quote(f"{folder.name}.pth")
+    caption = shlex.quote(fullest(tuple(dataset.captions_of_each(1)[0])))
+    print(f"see {folder}/samples and {folder}/loss.png")
+    print(f"to draw: python generate.py --input {caption}"
+          f"{f' --model {shlex.quote(str(folder))}' * smoke}")  # fmt: skip
+    print(f"to keep the weights: python save_model.py --run {name} --output {file}"
+          f"{' --force' * smoke}")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -36,8 +36,8 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import checkpoint
+import learning
 import scenes
-import train
 from benchmarks.rivals import RIVALS
 from checkpoint import Progress
 from config import RESULTS, TrainConfig, choose_device, choose_precision, provenance
@@ -157,10 +157,10 @@ class Run:
         self.networks, self.optimizers = made
         self.captions, self.device, self.images = captions, device, images
 
-    def clock(self, place: float) -> train.Clock:
+    def clock(self, place: float) -> learning.Clock:
         """Of the step at this fraction of the run."""
         progress = Progress(images_seen=int(place * self.config.images), halvings=8)
-        return train.clock_at(self.config, progress)
+        return learning.clock_at(self.config, progress)
 
     def given(self) -> Given:
         """What a step learns from; where there are no images, noise."""
@@ -183,7 +183,9 @@ class Run:
 
     def step(self, given: Given, place: float) -> dict[str, Tensor]:
         clock = self.clock(place)._replace(lr=0.0, steady_lr=0.0)  # what is timed stays as it is
-        return train.learn(given, self.networks, self.optimizers, self.config, clock, Processes())
+        return learning.learn(
+            given, self.networks, self.optimizers, self.config, clock, Processes()
+        )
 
 
 def parts_of(run: Run, given: Given, place: float) -> dict[str, Callable[[], object]]:
@@ -236,11 +238,11 @@ def parts_of(run: Run, given: Given, place: float) -> dict[str, Callable[[], obj
     run.step(given, place)  # gives every weight a gradient
 
     def update() -> None:
-        for weights in train.clipped_together(run.optimizers):
+        for weights in learning.clipped_together(run.optimizers):
             nn.utils.clip_grad_norm_(weights, 1.0)
         for optimizer in run.optimizers:
             optimizer.step()
-        train.update_ema(ema, model, 0.0)
+        learning.update_ema(ema, model, 0.0)
 
     return parts | {"Muon, AdamW, averages": update}
 

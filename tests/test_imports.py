@@ -11,7 +11,7 @@ import formats
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("formats", "evaluation", "reports")
-MAX_AT_TOP = 16
+MAX_AT_TOP = 17
 
 
 def name_of(path: Path) -> str:
@@ -55,7 +55,7 @@ latents
 formats model muon
 dataset
 checkpoint
-evaluation
+evaluation learning
 train evaluate generate save_model"""
 
 

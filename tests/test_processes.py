@@ -13,6 +13,7 @@ from small import TINY, make_flags
 from test_train import tiny, weights_of
 
 import checkpoint
+import learning
 import train
 from config import UserError
 from dataset import Batch, Given, given_at
@@ -77,7 +78,7 @@ def test_too_little_memory_is_told_with_what_needs_less(image_folder, monkeypatc
     def too_much(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(train, "step_losses", too_much)
+    monkeypatch.setattr(learning, "step_losses", too_much)
     with pytest.raises(UserError, match="cpu has too little memory: --set accumulate=4 needs half"):
         train.main(tiny(image_folder, accumulate=2))
 

@@ -53,7 +53,7 @@ def wait_for(condition, seconds: float = 60) -> None:
 def read_until_training(descriptor: int) -> bytes:
     """What a process prints until its progress bar shows a step."""
     told = b""
-    while b"loss=" not in told:
+    while b"error=" not in told:
         assert select.select([descriptor], [], [], 60)[0]
         told += os.read(descriptor, 1 << 16)
     return told
