@@ -22,6 +22,7 @@ from completion import END, MIN_SHARE, Completer, Reading, heads
 from config import COMPLETER_HEADS, RESULTS, SHIPPED_WEIGHTS, SaveConfig, UserError, run
 from files import previous, write_text
 from model import TextToImageModel, to_uint8
+from reports.model_card import model_card
 from tokenizer import PAD, SPECIAL_TOKENS, START, UNKNOWN
 
 CHOOSE = ("completer.", "prior.")
@@ -148,8 +149,30 @@ def write_onnx(model: TextToImageModel, folder: Path) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def write_card(
+    path: Path, output: Path, model: TextToImageModel, source: Path, state: dict
+) -> None:
+    """The model card of an export."""
+    config, seen = model.config, state.get("images_seen", 0)
+    best = state.get("best", {}).get("images", seen)
+    facts = {
+        "Draws": f"images of {config.image_size} px from captions",
+        "Parameters": f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M",
+        "Completes prompts": "yes" if model.completer else "no",
+        "Seeds vary": "words and latents" if config.noise_dim else "words alone",
+        "Learnt from": f"{seen:,} images seen"
+        + f", the best weights after {best:,}" * (best < seen),
+    }
+    words = model.tokenizer.vocabulary[len(SPECIAL_TOKENS) :]
+    record = checkpoint.read_record(source.parent)
+    metrics = state.get("metrics", [])
+    write_text(path, model_card(output.stem, str(output), facts, words, metrics, record))
+    print(f"for whoever gets it: {path}; the licence of the data is yours to fill in")
+
+
 def main(config: SaveConfig) -> Path:
-    """Export the averaged weights, configuration and vocabulary; returns the file.
+    """Export the averaged weights, configuration and vocabulary, and a model card beside them;
+    returns the file.
 
     Raises UserError where there is no run, or where --force is needed.
     """
@@ -177,6 +200,7 @@ def main(config: SaveConfig) -> Path:
         raise UserError(told)
     if config.format == "onnx":
         write_onnx(model, output)
+        write_card(output / "MODEL_CARD.md", output, model, source, trained)
         print(f"{source}{progress} -> {output}; to draw: python examples/onnx_draw.py {output} ...")
         return output
     state = halve_if_equal(model)
@@ -186,6 +210,8 @@ def main(config: SaveConfig) -> Path:
     precision = str(state["to_layers.weight"].dtype).removeprefix("torch.")
     about = f"{output.stat().st_size / 1e6:.1f} MB, {precision}"
     print(f"{source}{progress} -> {output} ({about})")
+    card = output.with_name(f"{output.stem}.MODEL_CARD.md")
+    write_card(card, output, model, source, trained)
     if replaces:
         print(f"replaced what was there, which is now {previous(output)}")
     if output.resolve() == SHIPPED_WEIGHTS:

@@ -254,7 +254,7 @@ def describe(
 
 def how_often(config: TrainConfig, num_images: int) -> str:
     often = config.images / num_images
-    told = f"each one about {often:.0f} times"
+    told = "each one about once" if round(often) == 1 else f"each one about {often:.0f} times"
     if config.data and round(often) < EPOCHS:
         told += f"; {EPOCHS} times are --images {EPOCHS * num_images}"
     return told
@@ -433,7 +433,7 @@ def train(
     networks, optimizers = checkpoint.networks_of(state, folder / "checkpoint.pth", config, device)
     model, ema, posterior = networks
     once = dataset.once()
-    about = provenance(device) | {"precision": str(precision)}
+    about = provenance(device) | {"precision": str(precision), "collection": dataset.summary()}
     print(f"{describe(config, model, dataset, len(validation))}, {device}, {precision}")
     if config.minutes:
         minutes, config = (

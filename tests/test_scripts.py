@@ -1,5 +1,6 @@
 """Protects the command lines: generate.py, save_model.py, and how a user's mistakes are told."""
 
+import json
 import os
 import runpy
 import shutil
@@ -316,6 +317,19 @@ def test_an_exported_model_draws_what_its_run_draws_and_the_old_file_is_kept(ima
     prompts, seeds = ["red and then blue", ""], [0, 1]
     difference = (exported.draw(prompts, seeds) - trained.draw(prompts, seeds)).abs().max()
     assert difference <= 2 / 255  # of -1..1, so 1/255 of the range of an image
+
+
+def test_a_model_card_tells_data_words_and_what_was_measured(image_folder):
+    run = small_run(image_folder)
+    save_model.main(SaveConfig(output="out.pth"))
+    card = Path("out.MODEL_CARD.md").read_text()
+    record = json.loads((run / "config.json").read_text())
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    near = [f"{line['own_nearest']:.3g}" for line in lines if "own_nearest" in line][-2:]
+    for what in ("60 pictures with 60 captions", "to be filled in", record["commit"],
+                 "and, then, blue, gold, green, red", " | ".join(near),
+                 "python evaluate.py --model out.pth"):  # fmt: skip
+        assert what in card, what
 
 
 def test_weights_are_exported_in_half_precision_but_those_that_choose_stay(weights):
