@@ -2,16 +2,17 @@
 
 import hashlib
 import re
+import shlex
 import sys
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from config import FEW, CheckConfig, ModelConfig, UserError, word_minimum
+from config import FEW, CheckConfig, DataConfig, ModelConfig, UserError, name_of, word_minimum
 from files import write_whole
 from formats.cache import UNREADABLE, Streamed, span_of
 from formats.export import export_collection
@@ -55,12 +56,31 @@ def check_or_export(config: CheckConfig) -> None:
     save_report(folder / "report.txt", lines, skipped, [*several, *leaks])
     print(f"see {folder}/sheet.png: do captions and pictures belong together? Every file that was "
           f"skipped is in {folder}/report.txt")  # fmt: skip
-    if not sizes["train"]:
+    if sizes["train"]:
+        print(f"to train on it: {train_command(config, opened)}")
+    else:
         there = " and ".join(name for name, found in opened.splits.items() if len(found))
         raise UserError(f"{config.data} gives no pictures to train on: all are for {there}; name "
                         "their folder itself, or call it train")  # fmt: skip
     if problems:
         sys.exit(1)
+
+
+def train_command(config: CheckConfig, opened: OpenedCollection) -> str:
+    """What to type, with the flags that this check was given, and one for long captions."""
+    command = ["python train.py --data", shlex.quote(config.data)]
+    for f in fields(DataConfig):
+        value = getattr(config, f.name)
+        if f.name == "data" or value == f.default:
+            continue
+        flag = name_of(f) if f.metadata["flag"] else f"{name_of(f)}={value}"
+        takes_value = f.metadata["flag"] and not isinstance(value, bool)
+        command += [flag, shlex.quote(str(value))] if takes_value else [flag]
+    captions = opened.captions(opened.indices("train"))
+    longest = 1 + max(len(split_words(caption)) for caption in captions)
+    if longest > ModelConfig().max_tokens:
+        command.append(f"--set max_tokens={longest}")
+    return " ".join(command)
 
 
 @dataclass

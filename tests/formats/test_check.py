@@ -9,7 +9,7 @@ from PIL import Image
 from small import make_flags, pixels
 from written import write
 
-from config import CheckConfig, UserError
+from config import PRESETS, CheckConfig, TrainConfig, UserError, parse_flags
 from formats import check_or_export
 
 
@@ -126,3 +126,12 @@ def test_too_little_to_train_on_is_told_and_nothing_is_refused(tmp_path, monkeyp
         CheckConfig()
     with pytest.raises(UserError, match="to export: python dataset.py PATH"):
         CheckConfig(data="flags", export="jsonl")
+
+
+def test_what_to_type_to_train_on_a_collection_is_told(flags, capsys):
+    rewrite(flags, text=lambda i: " ".join(["word"] * 70))
+    _, told, _ = checked(flags, capsys, fit="pad", crop_boxes=True, cache="off")
+    command = told.rpartition("to train on it: python train.py ")[2].split()
+    config = parse_flags(TrainConfig, "", PRESETS, command)
+    assert (config.data, config.fit, config.crop_boxes) == (str(flags), "pad", True)
+    assert (config.cache, config.max_tokens) == ("off", 71)
