@@ -57,13 +57,13 @@ from dataset import (
     items_at,
 )
 from evaluation.metrics import CANDIDATES, completion_loss, fit, validate
-from evaluation.systems import save_samples
+from evaluation.systems import examples_of, save_samples
 from files import locked, write_text
 from latents import bin_odds, cross_entropy
 from losses import colour_loss, kl_divergence, regression_loss, sliced_wasserstein_loss
 from model import TextToImageModel, composite
 from processes import Processes, Replayed, joined, name_device
-from reports import figures
+from reports.run_page import Report
 from tokenizer import SPECIAL_TOKENS, split_words
 
 SECONDS_UNTOLD = 10  # between plain lines
@@ -623,6 +623,7 @@ def train(
     end = min(config.images, config.stop_after or config.images)
     if nothing_left_to_do(config, folder, progress.images_seen, end):
         return folder
+    report = Report(folder, config, progress.start) if processes.is_first else None
     networks, optimizers = checkpoint.networks_of(state, folder / "checkpoint.pth", config, device)
     model, ema, posterior = networks
     once = dataset.once()
@@ -676,9 +677,10 @@ def train(
                                 doubt_captions(progress, config, len(once))):  # fmt: skip
                     if warning:
                         log.bar.write(warning)
-                title = f"{folder.name}: {seen:,} images seen; images held out, none picked"
-                save_samples(folder / f"samples/{seen:09d}.png", ema, validation, title)
-                figures.save_loss_curves(folder / "loss.png", progress.metrics)
+                title = f"{folder.name}: {seen:,} images seen; none is picked"
+                save_samples(folder / f"samples/{seen:09d}.png", ema, validation, title, once)
+                examples = given.batch and examples_of(given.batch, model)
+                report.update(progress.metrics, examples, seconds_left=None)
 
             # Checkpoint
             keep = config.keep_every > 0 and passed(before, seen, config.keep_every)
