@@ -80,9 +80,9 @@ def phases_of(config: TrainConfig, start: int = 0) -> list[tuple[float, str]]:
     if config.completer_only:
         return []
     phases, grow_at = [], () if config.init_from else config.grow_at
-    for i, fraction in enumerate(grow_at):
-        halvings = min(len(grow_at) - 1 - i, config.model_config().max_halvings)
-        phases.append((fraction, f"{config.image_size >> halvings} px"))
+    for halvings, fraction in zip(range(len(grow_at))[::-1], grow_at, strict=True):
+        if halvings < config.model_config().max_halvings:  # else they are no smaller before
+            phases.append((fraction, f"{config.image_size >> halvings} px"))
     if config.has_latents:
         phases.append((config.latent_ramp[0], "latents"))
     if config.swd_weight:
@@ -289,6 +289,7 @@ figure { margin: 0; } figcaption { font-size: .8rem; line-height: 1.35; color: v
   gap: 1.5rem 1rem; }
 .batch { display: grid; grid-template-columns: repeat(auto-fill, minmax(110px, 1fr)); gap: 1rem; }
 .batch img { width: 100%; image-rendering: pixelated; }
+.batch figcaption { max-height: 10em; overflow-y: auto; }
 svg { width: 100%; display: block; font-size: 10px; }
 polyline { fill: none; stroke: var(--line); }
 polyline.train { stroke: var(--train); stroke-width: 1.5; }

@@ -150,6 +150,7 @@ def test_phases_are_those_that_the_settings_have():
     late = [(450, "latents"), (600, "sharpness")]
     assert told() == [(200, "32 px"), (400, "64 px"), *late]
     assert told(grow_at=(0.1,), noise_dim=8, swd_weight=0.0) == [(100, "64 px"), late[0]]
+    assert told(image_size=32) == [(400, "32 px"), *late]  # 16 px from the beginning
     assert told(init_from="file") == late
     assert told(start=500) == [(500, "trained on")]
     assert told(init_from="file", completer_only=True) == []
