@@ -306,6 +306,7 @@ class TrainConfig(DataConfig, ModelConfig, Recipe):
     graphs: bool = hidden(False)  # on a GPU, steps are CUDA graphs (processes.Replayed); untried
     stop_after: int = hidden(0)  # images seen after which to save and stop; 0: at the end
     keep_every: int = hidden(0)  # images between checkpoints that are kept for good; 0: none
+    tensorboard: bool = hidden(False)  # write for it, too; needs the package of that name
     logs_per_sample: int = hidden(10, positive=True)  # lines of metrics.jsonl for each sample sheet
 
     def __post_init__(self) -> None:

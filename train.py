@@ -54,14 +54,14 @@ from dataset import (
     items_at,
 )
 from evaluation.metrics import completion_loss, fit, validate
-from evaluation.systems import save_samples
+from evaluation.systems import examples_of, save_samples
 from files import locked, write_text
 from learning import clipped_together, clock_at, learn, learn_replayed, ramp, step_losses
 from model import TextToImageModel
 from processes import Processes, Replayed, joined, name_device
-from reports import figures
 from reports.forecast import Forecast, Phase, duration
 from reports.log import Log
+from reports.run_page import Report
 from reports.verdict import FEW_HELD_OUT, verdict
 from tokenizer import SPECIAL_TOKENS, split_words
 
@@ -262,6 +262,8 @@ def how_often(config: TrainConfig, num_images: int) -> str:
 
 def phases_of(config: TrainConfig, progress: Progress) -> list[Phase]:
     """The parts of a run in which images have one size, and the same losses count."""
+    if config.completer_only:
+        return [Phase(0, config.images, ("captions only",), 1.0)]
     marks = sorted({0.0, 1.0, *config.grow_at, config.latent_ramp[0], config.swd_ramp[0]})
     phases, before = [], None
     for first, last in pairwise(round(mark * config.images) for mark in marks if mark <= 1):
@@ -270,11 +272,12 @@ def phases_of(config: TrainConfig, progress: Progress) -> list[Phase]:
         if stage == before or first == last:
             phases[-1] = phases[-1]._replace(last=last)
             continue
-        begins = [f"{config.image_size >> halvings} px"] * (not before or before[0] != halvings)
-        begins += ["what captions leave open"] * (latent and not (before and before[1]))
-        begins += ["sharpness"] * (swd and not (before and before[2]))
+        new = {f"{config.image_size >> halvings} px": not before or before[0] != halvings,
+               "latents": latent and not (before and before[1]),
+               "sharpness": swd and not (before and before[2])}  # fmt: skip
+        begins = tuple(label for label, is_new in new.items() if is_new)
         cost = COSTS[min(halvings, 2)] + MORE * (latent or swd)
-        phases.append(Phase(first, last, " and ".join(begins) or "captions only", cost))
+        phases.append(Phase(first, last, begins, cost))
         before = stage
     return phases
 
@@ -338,7 +341,8 @@ def rehearse(config: TrainConfig, folder: Path, device: torch.device) -> Path:
         steps = math.ceil(TRIED / len(phases))
         forecast = time_phases(phases, dataset, networks, config, progress, Processes(), steps)
     for phase in forecast.phases:
-        print(f"  from image {phase.first:,}: {phase.begins}, {1 / phase.seconds:.0f} images/s")
+        begins = " and ".join(phase.begins)
+        print(f"  from image {phase.first:,}: {begins}, {1 / phase.seconds:.0f} images/s")
     once, total = dataset.once(), forecast.seconds(0, config.images) / BESIDE
     weights = sum(p.numel() for network in networks if network for p in network.parameters())
     cache = (
@@ -457,6 +461,7 @@ def train(
     if processes.is_first:
         checkpoint.write_record(folder, about, config, model.config, progress.images_seen)
     path = folder / "metrics.jsonl" if processes.is_first else None
+    report = Report(folder, config, phases, progress.start) if processes.is_first else None
     log = Log(path, config, progress, dataset, forecast, end)
     with_graphs = config.graphs and device.type == "cuda"
     take_step = partial(learn_replayed, Replayed()) if with_graphs else learn
@@ -495,9 +500,10 @@ def train(
                                 doubt_captions(progress, config, len(once))):  # fmt: skip
                     if warning:
                         log.bar.write(warning)
-                title = f"{folder.name}: {seen:,} images seen; images held out, none picked"
-                save_samples(folder / f"samples/{seen:09d}.png", ema, validation, title)
-                figures.save_loss_curves(folder / "loss.png", progress.metrics)
+                title = f"{folder.name}: {seen:,} images seen; none is picked"
+                save_samples(folder / f"samples/{seen:09d}.png", ema, validation, title, once)
+                examples = given.batch and examples_of(given.batch, model)
+                report.update(progress.metrics, examples, log.seconds_left())
 
             # Checkpoint
             keep = config.keep_every > 0 and passed(before, seen, config.keep_every)
@@ -552,7 +558,7 @@ def print_summary(
         print(f"  {sentence}")
     name, file = shlex.quote(folder.name), shlex.quote(f"{folder.name}.pth")
     caption = shlex.quote(fullest(tuple(dataset.captions_of_each(1)[0])))
-    print(f"see {folder}/samples and {folder}/loss.png")
+    print(f"see {folder}/index.html in a browser")
     print(f"to draw: python generate.py --input {caption}"
           f"{f' --model {shlex.quote(str(folder))}' * smoke}")  # fmt: skip
     print(f"to keep the weights: python save_model.py --run {name} --output {file}"

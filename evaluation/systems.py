@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from completion import fullest
-from dataset import CaptionedImages
+from dataset import Batch, CaptionedImages
 from evaluation import judges, metrics
 from evaluation.metrics import bootstrap, mean
 from evaluation.scene_sets import TestSet
 from model import TextToImageModel, from_uint8, to_uint8
 from reports import figures
+from reports.run_page import Examples
+from tokenizer import Tokenizer, split_words
 
 NUM_SAMPLES = 16  # captions of a sample sheet
+NUM_TRAINED_ON = 8  # of training, beside them
 NUM_SEEDS = 8  # of each prompt
 SYSTEMS = ("drawn", "as typed", "real", "shuffled", "repeated", "retrieved")
 
@@ -144,16 +148,55 @@ def fit(
             "own_nearest": bootstrap(mean, near, resamples=resamples)}  # fmt: skip
 
 
-def save_samples(path: Path, model: TextToImageModel, dataset: CaptionedImages, title: str) -> None:
-    """A sheet of images and of drawings of their fullest captions, spread evenly over a split;
-    nothing is picked. Two seeds where they differ."""
-    num = min(NUM_SAMPLES, len(dataset))
-    images, several = dataset.batch([i * len(dataset) // num for i in range(num)])
-    captions = [fullest(some) for some in several]
-    rows = {"real": images}
-    for seed in (0, 1) if model.config.noise_dim else (0,):
-        rows[f"drawn, seed {seed}"] = to_uint8(model.draw(captions, [seed] * num)).cpu()
-    figures.save_samples(path, rows, captions, title)
+def save_samples(
+    path: Path,
+    model: TextToImageModel,
+    dataset: CaptionedImages,
+    title: str,
+    training: CaptionedImages | None = None,
+) -> None:
+    """A sheet of images and of drawings of their fullest captions, spread evenly over a split, and
+    below them a few of training: nothing is picked. Two seeds where they differ."""
+    several = [("", dataset, NUM_SAMPLES)]
+    if training:
+        several = [("Held out", dataset, NUM_SAMPLES), ("Trained on", training, NUM_TRAINED_ON)]
+    blocks, unknown = [], False
+    for heading, images, most in several:
+        num = min(most, len(images))
+        real, captions = images.batch([i * len(images) // num for i in range(num)])
+        captions = [fullest(some) for some in captions]
+        rows = {"real": real}
+        for seed in (0, 1) if model.config.noise_dim else (0,):
+            label = f"drawn, seed {seed}" if model.config.noise_dim else "drawn"
+            rows[label] = to_uint8(model.draw(captions, [seed] * num)).cpu()
+        marked = [mark_unknown(caption, model.tokenizer) for caption in captions]
+        unknown |= marked != captions
+        blocks.append(figures.Block(heading, rows, marked))
+    title += "; [words] in brackets are unknown to the model" * unknown
+    figures.save_blocks(path, blocks, title)
+
+
+def mark_unknown(caption: str, tokenizer: Tokenizer) -> str:
+    """The caption with brackets around the words that are not in the vocabulary."""
+    marked, lower, rest = "", caption.lower().replace("\u2019", "'"), 0
+    if len(lower) != len(caption):  # as of a dotted capital I
+        return caption
+    for word in split_words(caption):
+        if (first := lower.find(word, rest)) < 0:  # letters that Unicode writes in several ways
+            continue
+        written = caption[first : first + len(word)]
+        unknown = word not in tokenizer.ids and word[0].isalnum()  # signs alone hardly matter
+        marked += caption[rest:first] + (f"[{written}]" if unknown else written)
+        rest = first + len(word)
+    return marked + caption[rest:]
+
+
+def examples_of(batch: Batch, model: TextToImageModel) -> Examples:
+    """A few images of a step that was just learnt from, as small as they were, and the words that
+    were left of their captions."""
+    images = F.avg_pool2d(batch.images[:NUM_SAMPLES], 2**model.halvings)  # (B, 3, h, w)
+    captions = [model.tokenizer.decode(ids) for ids in batch.tokens[: len(images)].tolist()]
+    return Examples(to_uint8(images).cpu().numpy(), captions)
 
 
 def save_prompts(path: Path, model: TextToImageModel, prompts: Sequence[str], title: str) -> None:

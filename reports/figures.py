@@ -1,57 +1,125 @@
-"""What does a run look like? Sheets of samples with their captions, and curves of the losses."""
+"""What do drawings look like? Sheets of them with their captions, and bars of what is measured."""
 
 import textwrap
 import warnings
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from functools import cache, partial
+from itertools import accumulate, groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from PIL import Image, ImageDraw, ImageFont
 
 from files import write_whole
 
 COLUMNS = 8  # captions side by side
 IMAGE, GAP, CAPTION, TITLE, LABEL = 128, 2, 76, 30, 24  # sizes in pixels
+LINE, SMALL, LARGE = 10, 8.5, 11  # of a caption's lines and letters, and of titles, in pixels
+ELLIPSIS = "\u2026"
 DPI = 100
 
 
+class Block(NamedTuple):
+    """A part of a sheet under a heading of its own; "" is none."""
+
+    heading: str
+    # Label -> images (B, 3, S, S) uint8, as for `resized`: arrays, or tensors on the CPU.
+    rows: dict[str, np.ndarray]
+    captions: list[str]  # B, one below each column
+
+
 def save_samples(path: Path, rows: dict[str, np.ndarray], captions: list[str], title: str) -> None:
-    """A sheet with a column for each caption, and a line for each entry of rows.
+    """`save_blocks` of a single block."""
+    save_blocks(path, [Block("", rows, captions)], title)
 
-    rows: label -> images (B, 3, S, S) uint8, as for `resized`: arrays, or tensors on the CPU.
-    Captions beyond COLUMNS continue below.
+
+def save_blocks(path: Path, blocks: Sequence[Block], title: str) -> None:
+    """A sheet with a column for each caption, and a line for each entry of rows, block by block.
+
+    Captions beyond COLUMNS continue below; those too long for their place end in an ellipsis.
     """
-    cell, num = IMAGE + GAP, len(captions)
-    block_height = len(rows) * cell + CAPTION
-    width = LABEL + cell * min(COLUMNS, num)
-    height = TITLE + -(-num // COLUMNS) * block_height
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+    blocks = [block for block in blocks if block.captions]
+    cell = IMAGE + GAP
+    width = LABEL + cell * min(COLUMNS, max(len(block.captions) for block in blocks))
+    heights = [TITLE * bool(block.heading) + -(-len(block.captions) // COLUMNS)
+               * (len(block.rows) * cell + CAPTION) for block in blocks]  # fmt: skip
+    fonts = tuple(fonts_for([title, *(text for b in blocks for text in (b.heading, *b.captions))]))
+    sheet = Image.new("RGB", (width, TITLE + sum(heights)), "white")
+    for line in shortened(title, fonts, LARGE, width, 1):
+        _write(sheet, (width - _width_of(line, fonts, LARGE)) / 2, TITLE / 2, line, fonts, LARGE)
+    for block, top in zip(blocks, accumulate(heights, initial=TITLE), strict=False):
+        if block.heading:
+            _write(sheet, LABEL, top + TITLE / 2, block.heading, fonts, LARGE)
+            top += TITLE
+        line = len(block.rows) * cell + CAPTION
+        for k, (label, images) in enumerate(block.rows.items()):
+            for i, pixels in enumerate(resized(np.asarray(images)[: len(block.captions)])):
+                x, y = LABEL + cell * (i % COLUMNS), top + line * (i // COLUMNS) + cell * k
+                sheet.paste(Image.fromarray(pixels), (x, y))
+                if i % COLUMNS == 0:
+                    upright = Image.new("RGB", (IMAGE, LABEL), "white")
+                    left = (IMAGE - _width_of(label, fonts, LARGE)) / 2
+                    _write(upright, left, LABEL / 2, label, fonts, LARGE)
+                    sheet.paste(upright.rotate(90, expand=True), (0, y))
+        for i, caption in enumerate(block.captions):
+            x, y = LABEL + cell * (i % COLUMNS), top + line * (i // COLUMNS + 1) - CAPTION + 9
+            for text in shortened(caption, fonts, SMALL, IMAGE - 4, (CAPTION - 4) // LINE):
+                _write(sheet, x, y, text, fonts, SMALL)
+                y += LINE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, partial(sheet.save, format="PNG"))
 
-    fonts = fonts_for([title, *captions])
 
-    def write(x: float, y: float, text: str, **style) -> None:
-        style |= {"parse_math": False, "family": fonts}
-        figure.text(x / width, 1 - y / height, text, **style)
+def shortened(
+    text: str, fonts: tuple[str, ...], size: float, width: float, num_lines: int
+) -> list[str]:
+    """The lines of a text that is at most so many pixels wide; where it has more, the last one
+    ends in an ellipsis. size: of the letters, in pixels."""
+    text = " ".join(text.split())
+    # Where each letter ends, in one long line.
+    ends = list(accumulate((_set(letter, fonts, size)[1] for letter in text), initial=0.0))
+    lines, first = [], 0
+    while first < len(text) and len(lines) < num_lines:
+        is_cut = len(lines) == num_lines - 1 and ends[-1] - ends[first] > width
+        room = width - _width_of(ELLIPSIS, fonts, size) * is_cut
+        last = max(first + 1, bisect_right(ends, ends[first] + room) - 1)
+        space = text.rfind(" ", first, last + 1)
+        if last < len(text) and space > first:
+            last = space
+        lines.append(text[first:last])
+        first = last + (text[last : last + 1] == " ")
+    return [*lines[:-1], lines[-1] + ELLIPSIS] if first < len(text) else lines
 
-    write(width / 2, TITLE / 2, title, ha="center", va="center", fontsize=8)
-    sheet = np.full((height, width, 3), 255, np.uint8)
-    for k, (label, images) in enumerate(rows.items()):
-        for i, pixels in enumerate(resized(np.asarray(images)[:num])):
-            x = LABEL + cell * (i % COLUMNS)
-            y = TITLE + block_height * (i // COLUMNS) + cell * k
-            sheet[y : y + IMAGE, x : x + IMAGE] = pixels
-            if i % COLUMNS == 0:
-                write(LABEL / 2, y + cell / 2, label, rotation=90, ha="center", va="center",
-                      fontsize=8)  # fmt: skip
-    for i, caption in enumerate(captions):
-        text = "\n".join(textwrap.wrap(caption, 28)[:7])
-        below = TITLE + block_height * (i // COLUMNS + 1) - CAPTION
-        write(LABEL + cell * (i % COLUMNS), below + 4, text, va="top", fontsize=5.5)
-    figure.figimage(sheet)
-    _save(figure, path)
+
+def _width_of(text: str, fonts: tuple[str, ...], size: float) -> float:
+    return sum(_set(letter, fonts, size)[1] for letter in text)
+
+
+def _write(
+    sheet: Image.Image, x: float, y: float, text: str, fonts: tuple[str, ...], size: float
+) -> None:
+    """Write text that begins at x, its middle at y. By Pillow: matplotlib takes a second for the
+    captions of a sheet."""
+    draw = ImageDraw.Draw(sheet)
+    for font, letters in groupby(text, lambda letter: _set(letter, fonts, size)[0]):
+        part = "".join(letters)
+        draw.text((x, y + 0.35 * size), part, "black", font, "ls")  # on one base line
+        x += font.getlength(part)
+
+
+@cache
+def _set(letter: str, fonts: tuple[str, ...], size: float) -> tuple[ImageFont.FreeTypeFont, float]:
+    """The first of these fonts that has a letter, and its width; where none has, it is a box."""
+    paths = [findfont(name) for name in fonts]
+    font = _load(next((path for path in paths if letter in _letters_of(path)), paths[0]), size)
+    return font, font.getlength(letter)
+
+
+_load = cache(ImageFont.truetype)  # the same font for the same letters
 
 
 def save_prompts(
@@ -124,34 +192,6 @@ def resized(images: np.ndarray) -> np.ndarray:
         return images.repeat(IMAGE // size, axis=1).repeat(IMAGE // size, axis=2)
     blocks = images.reshape(len(images), IMAGE, size // IMAGE, IMAGE, size // IMAGE, 3)
     return blocks.mean(axis=(2, 4)).round().astype(np.uint8)
-
-
-def save_loss_curves(path: Path, metrics: list[dict]) -> None:
-    """A curve for each split of each loss term, score and ratio over the images seen.
-
-    metrics: at least one line of metrics.jsonl.
-    """
-    ends = ("_loss", "_score", "text_dependence")
-    terms = list(dict.fromkeys(name for m in metrics for name in m if name.endswith(ends)))
-    width = 5 * len(terms)  # inches
-    figure = Figure(figsize=(width, 3.5), dpi=DPI)
-    axes = figure.subplots(1, len(terms), squeeze=False)[0]
-    figure.subplots_adjust(0.6 / width, 0.15, 1 - 0.2 / width, 0.9)
-    for axis, term in zip(axes, terms, strict=True):
-        positive = all(m[term] > 0 for m in metrics if term in m)  # densities may be above 1
-        for split in ("train", "validation"):
-            points = [(m["images"], m[term]) for m in metrics if m["split"] == split and term in m]
-            if points:
-                axis.plot(*zip(*points, strict=True), label=split)
-        axis.set(title=term.replace("_", " "), xlabel="images seen")
-        axis.xaxis.set_major_locator(MaxNLocator(5))
-        if positive:
-            axis.set_yscale("log")
-            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-            axis.yaxis.set_minor_locator(NullLocator())
-        axis.yaxis.set_major_formatter("{x:g}")  # plain text: powers of ten are slow to typeset
-        axis.legend(loc="upper right")
-    _save(figure, path)
 
 
 def save_evaluation(path: Path, rows: dict[str, dict]) -> None:

@@ -11,7 +11,7 @@ class Phase(NamedTuple):
 
     first: int  # images seen when it begins
     last: int
-    begins: str  # what is new then
+    begins: tuple[str, ...]  # what is new then: "64 px", "latents", "sharpness"
     seconds: float = 0.0  # that an image costs
 
 

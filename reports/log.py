@@ -16,6 +16,8 @@ from reports.forecast import Forecast, duration
 
 SECONDS_UNTOLD = 10  # between plain lines
 RECENT = 30  # steps whose mean error is told
+EXPLAINED = {"latents": "latents, for what captions leave open",
+             "sharpness": "sharpness, of edges and textures"}  # fmt: skip
 
 
 class Log:
@@ -59,8 +61,9 @@ class Log:
         now = next(i for i, phase in enumerate(phases) if seen < phase.last)
         if now > self.phase:
             first = self.phase + 1 if self.phase >= 0 else now
-            begun = " and ".join(phase.begins for phase in phases[first : now + 1])
-            self.bar.write(f"from image {seen:,}: {begun}")
+            begun = [label for phase in phases[first : now + 1] for label in phase.begins]
+            told = " and ".join(EXPLAINED.get(label, label) for label in begun)
+            self.bar.write(f"from image {seen:,}: {told}")
             self.phase = now
 
     def step(self, values: dict[str, float], num_images: int) -> None:

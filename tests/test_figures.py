@@ -1,12 +1,23 @@
 """Protects the sheets: every image is shown as it is, in its place."""
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from small import pixels
 
 from reports import figures
-from reports.figures import CAPTION, COLUMNS, GAP, IMAGE, LABEL, TITLE, save_prompts, save_samples
+from reports.figures import (
+    CAPTION,
+    COLUMNS,
+    GAP,
+    IMAGE,
+    LABEL,
+    TITLE,
+    Block,
+    save_prompts,
+    save_samples,
+)
 
 
 def sheet_of(folder, *arguments) -> np.ndarray:
@@ -26,6 +37,52 @@ def test_a_sheet_shows_every_image_in_the_line_of_its_row_and_the_column_of_its_
             x = LABEL + cell * (i % COLUMNS)
             shown = sheet[y : y + IMAGE, x : x + IMAGE].transpose(2, 0, 1)
             assert np.array_equal(shown, image.repeat(2, axis=1).repeat(2, axis=2))
+
+
+def test_blocks_of_a_sheet_follow_each_other_below_their_headings(tmp_path):
+    first, second = pixels(2, 3, 3, 64, 64)
+    blocks = [Block("held out", {"real": first}, ["a"] * 3), Block("none", {}, []),
+              Block("trained on", {"real": second[:1]}, ["b"])]  # fmt: skip
+    figures.save_blocks(tmp_path / "sheet.png", blocks, "title")
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))
+    height = TITLE + IMAGE + GAP + CAPTION
+    assert sheet.shape[0] == TITLE + 2 * height
+    for y, image in ((2 * TITLE, first[0]), (2 * TITLE + height, second[0])):
+        shown = sheet[y : y + IMAGE, LABEL : LABEL + IMAGE].transpose(2, 0, 1)
+        assert np.array_equal(shown, image.repeat(2, axis=1).repeat(2, axis=2))
+        heading = sheet[y - TITLE : y, LABEL : LABEL + IMAGE]
+        assert (heading < 128).any()
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        " ".join(["a bird of many words"] * 12),
+        "W" * 300,
+        "WWW mmm " * 40,
+        "x" * 300,
+        "g_y, q; " * 60,
+        "\u4e2d" * 200,
+    ],
+)
+def test_a_long_caption_ends_in_an_ellipsis_and_stays_within_its_cell(tmp_path, caption):
+    images = np.full((COLUMNS + 2, 3, 64, 64), 255, np.uint8)
+    captions = [""] * len(images)
+    captions[1] = caption
+    sheet = sheet_of(tmp_path, {"": images}, captions, "")
+    written = np.argwhere((sheet < 250).any(axis=2))
+    (top, left), (bottom, right) = written.min(axis=0), written.max(axis=0)
+    cell, below = LABEL + IMAGE + GAP, TITLE + IMAGE + GAP
+    assert cell <= left and right < cell + IMAGE and below <= top and bottom < below + CAPTION
+    *_, last = figures.shortened(caption, ("DejaVu Sans",), figures.SMALL, IMAGE, 7)
+    assert last.endswith(figures.ELLIPSIS)
+
+
+def test_words_of_a_caption_that_fits_are_all_there_and_none_is_torn():
+    words = [f"word{i}" for i in range(20)]
+    lines = figures.shortened("  ".join(words), ("DejaVu Sans",), figures.SMALL, IMAGE, 7)
+    assert " ".join(lines).split() == words and len(lines) > 1
+    assert figures.shortened("", ("DejaVu Sans",), figures.SMALL, IMAGE, 7) == []
 
 
 def test_large_images_are_made_smaller(tmp_path):

@@ -52,10 +52,10 @@ def test_a_run_without_measurements_is_not_judged():
 
 
 def test_time_left_counts_late_images_for_more_and_follows_what_was_seen():
-    phases = [Phase(0, 100, "small", 1.0), Phase(100, 200, "large", 3.0)]
+    phases = [Phase(0, 100, ("small",), 1.0), Phase(100, 200, ("large",), 3.0)]
     assert Forecast(phases, measured=False).left(0, 100, 200, elapsed=50.0) == 150.0
     slower = Forecast(phases, measured=True).left(0, 100, 200, elapsed=220.0)
     assert slower == pytest.approx(300 * (220 + 20) / (100 + 20))
     assert Forecast(phases, measured=True).images_in(800) == 400
-    assert Forecast(phases, True).scaled(400).phases[1] == Phase(200, 400, "large", 3.0)
+    assert Forecast(phases, True).scaled(400).phases[1] == Phase(200, 400, ("large",), 3.0)
     assert [duration(s) for s in (40, 700, 3 * 3600)] == ["40 s", "12 min", "3.0 h"]
