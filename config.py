@@ -406,6 +406,8 @@ class GenerateConfig:
         if self.grid and (self.attention or self.show):
             other = "--attention" if self.attention else "--show"
             raise UserError(f"{other} is of single images; leave out --grid")
+        if self.frames > 1_000:
+            raise UserError("--frames must be 1,000 or fewer: they are drawn at once")
         if len(self.interpolate) > 1 and self.n > 1:
             raise UserError("--interpolate goes from caption to caption with one seed; leave out "
                             "--n, or give one caption")  # fmt: skip

@@ -128,7 +128,8 @@ def read_png(file: str) -> list[Drawing]:
 def what_to_draw(config: GenerateConfig) -> list[Drawing]:
     """Each prompt with each seed; the ends of the ways of an animation; or what PNGs tell."""
     if config.from_png:
-        return list(dict.fromkeys(d for file in config.from_png for d in read_png(file)))
+        found = [d for file in config.from_png for d in read_png(file)]
+        return list({(d.caption, d.seed, d.temperature): d for d in found}.values())
     prompts, num = config.interpolate or read_prompts(config), config.n
     if config.interpolate:
         num = max(2, num) if len(prompts) == 1 else 1
@@ -156,7 +157,7 @@ def output_paths(config: GenerateConfig, drawings: Sequence[Drawing]) -> list[Pa
     output, kinds, ending = Path(config.output), SUFFIXES, "." + config.format
     ways = ["-as-typed" * config.as_typed + "-again" * bool(config.from_png)
             + (f"-temperature{plain(d.temperature)}" if d.temperature != 1 else "")
-            for d in drawings]  # fmt: skip
+            + (f"-x{config.upscale}" if config.upscale != 1 else "") for d in drawings]  # fmt: skip
     names = [file_name(d.caption if config.from_png else d.prompt, d.seed, way, ending)
              for d, way in zip(drawings, ways, strict=True)]  # fmt: skip
     if config.grid:
@@ -285,7 +286,7 @@ def draw_files(
             save_image(pixels, paths[i], drawing.texts())
             if config.attention:
                 look = model.look(caption, seed, temperature)
-                save_image(look.figure(f"{shown(prompt)}, seed {seed}", caption), figures[i])
+                save_image(look.figure(f"seed {seed}: {shown(prompt)}", caption), figures[i])
         except (UserError, OSError) as error:
             for k in left[done:] if len(left) > 1 else ():
                 print(f"not drawn: {paths[k]}")

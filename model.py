@@ -490,7 +490,9 @@ class TextToImageModel(nn.Module):
         it is the last, right after the one before it. None where that is no single place.
         """
         typed, ids = split_words(prompt), self.tokenizer.ids
-        place = typed.index(word) if word in typed else 0
+        if word not in typed:
+            return []
+        place = typed.index(word)
         beside = typed[max(0, place - 1) : place], typed[place + 1 : place + 2]
         if not (self.completer and typed[1:] and word[0].isalpha()) or any(
             w not in ids or typed.count(w) > 1 for some in beside for w in some
@@ -625,7 +627,7 @@ class TextToImageModel(nn.Module):
         for s in range(seed, seed + n):
             caption = self.complete(prompt, s, temperature) if complete else prompt
             look = self.look(caption, s, temperature)
-            figures.append(look.figure(f"{shown(prompt)}, seed {s}", caption, matrix=False))
+            figures.append(look.figure(f"seed {s}: {shown(prompt)}", caption, matrix=False))
         heights = [len(figure) for figure in figures]
         sheet = Image.new("RGB", (figures[0].shape[1], sum(heights)))
         for i, figure in enumerate(figures):

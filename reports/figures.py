@@ -76,6 +76,7 @@ class Sheet:
 
     def write(self, x: float, y: float, text: str, **style) -> None:
         height, width, _ = self.pixels.shape
+        text = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
         style |= {"parse_math": False, "family": self.fonts}
         self.figure.text(x / width, 1 - y / height, text, **style)
 
@@ -177,7 +178,7 @@ def draw_look(
     maps_height = -(-num // MAPS) * (step + name)
     height = top + max(LOOK, maps_height, (label + cell * num) * (between is not None)) + margin
     sheet = Sheet(width, height, [title, caption, *words])
-    sheet.write(margin, 22, title, va="center", fontsize=12, weight="bold")
+    sheet.write(margin, 22, wrap(title, width // 11, 1), va="center", fontsize=12, weight="bold")
     sheet.write(margin, 36, about, va="top", fontsize=8)
     picture = resized(image[None], LOOK)[0]
     sheet.put(margin, top, picture)

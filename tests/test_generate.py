@@ -117,6 +117,24 @@ def test_a_figure_holds_captions_of_any_length_and_script(weights):
         assert max(width, height) < 3000
 
 
+@pytest.mark.parametrize("figure", ["--grid", "--attention"])
+def test_prompts_of_any_letters_stand_on_figures(weights, figure):
+    odd = [
+        "a\0b",
+        "\x1b[31mred",
+        "\udcff red",
+        "\u202e\u05d0\u05d1",
+        "x" * 500,
+        "",
+        "a\nb",
+        "$x^2$ {",
+    ]
+    prompts = [argument for prompt in odd for argument in ("--input", prompt)]
+    paths = draw(*prompts, figure, "--model", weights, "--as-typed")
+    assert len(paths) == (1 if figure == "--grid" else len(odd))
+    assert all(path.exists() for path in paths)
+
+
 def test_each_map_is_as_bright_as_its_own_maximum():
     maps = np.zeros((2, 4, 4), np.float32)
     maps[0, 1, 2], maps[1, 3, 0] = 1.0, 0.01
@@ -163,9 +181,9 @@ def test_images_are_enlarged_pixel_by_pixel_in_any_kind_of_file(weights):
 
 @pytest.mark.parametrize("grid", [(), ("--grid",)])
 def test_what_a_png_keeps_draws_it_again(weights, grid, capsys):
-    first = draw("--input", "red", "--input", "a \u7ea2 star", "--n", "2", "--seed", "7",
+    first = draw("--input", "red", "--input", "a \u9e1f star", "--n", "2", "--seed", "7",
                  "--temperature", "0.123456789", "--model", weights, *grid)  # fmt: skip
-    singles = draw("--input", "red", "--input", "a \u7ea2 star", "--n", "2", "--seed", "7",
+    singles = draw("--input", "red", "--input", "a \u9e1f star", "--n", "2", "--seed", "7",
                    "--temperature", "0.123456789", "--model", weights)  # fmt: skip
     again = draw(*(a for path in first for a in ("--from-png", str(path))), "--model", weights)
     assert len(again) == 4 and not set(again) & {*first, *singles}

@@ -447,7 +447,7 @@ def test_known_words_are_suggested_where_their_place_is_clear(prompt, written, e
                                  f"{' '.join(names)}"], min_count=1)  # fmt: skip
     model = TextToImageModel(ModelConfig(image_size=32, channels=(8,) * 3, text_dim=16), tokenizer)
     model.complete = lambda prompts, seeds: [
-        written.format(often[s], chr(97 + s) * 2) for s in seeds
+        written.format(often[seed], chr(97 + seed) * 2) for seed in seeds
     ]
     word = next(w for w in prompt.split() if w not in tokenizer.ids)
     assert model.suggest(prompt, word) == expected

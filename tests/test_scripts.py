@@ -127,10 +127,11 @@ def test_output_with_the_suffix_of_an_image_is_a_file_and_one_only(weights):
 
 
 def test_a_grid_is_one_sheet(weights):
-    [path] = generate.main(GenerateConfig(["red", "star"], weights, n=3, grid=True))
-    assert path.name == "grid-red-seed0.png"
+    asked = {"input": ["red", "star"], "model": weights, "n": 3, "as_typed": True}
+    [path] = generate.main(GenerateConfig(grid=True, **asked))
+    assert path.name == "grid-red-seed0-as-typed.png"
     sheet = np.asarray(Image.open(path))
-    singles = generate.main(GenerateConfig(["red", "star"], weights, n=3, upscale=4))
+    singles = generate.main(GenerateConfig(upscale=4, **asked))
     places = []
     for single in map(np.asarray, map(Image.open, singles)):
         found = np.argwhere((sheet == single[0, 0]).all(axis=2))
@@ -165,12 +166,13 @@ def test_prompts_that_look_alike_get_files_of_their_own():
 
 def test_the_same_prompt_drawn_in_another_way_gets_a_file_of_its_own(weights):
     """Else --skip-existing would take one for the other."""
-    ways = {}, {"as_typed": True}, {"temperature": 0.5}, {"temperature": 0.0, "as_typed": True}
+    ways = ({}, {"as_typed": True}, {"temperature": 0.5}, {"temperature": 0.0, "as_typed": True},
+            {"upscale": 2})  # fmt: skip
     paths = [generate.main(GenerateConfig(["red"], weights, skip_existing=True, **way))[0].name
              for way in ways]  # fmt: skip
     assert paths == [f"red-seed0{how}.png"
                      for how in ("", "-as-typed", "-temperature0.5",
-                                 "-as-typed-temperature0")]  # fmt: skip
+                                 "-as-typed-temperature0", "-x2")]  # fmt: skip
 
 
 ODD_PROMPTS = [b"../../x", b"/etc/passwd", b"a\0b", b"x" * 5000, b"\xff\xfe red", b"a/b", b"C:\\x",
