@@ -498,9 +498,10 @@ class TextToImageModel(nn.Module):
             w not in ids or typed.count(w) > 1 for some in beside for w in some
         ):
             return []
-        found, followers = Counter(), set()
+        found, followers, anywhere = Counter(), set(), Counter()
         for caption in self.complete([prompt] * SUGGESTING, range(SUGGESTING)):
             written = [*split_words(caption), ""]
+            anywhere.update(set(written))
             start, end = (written.index(some[0]) if some and some[0] in written else -1
                           for some in beside)  # fmt: skip
             if start < 0 < len(beside[0]) or end < 0 < len(beside[1]):
@@ -515,7 +516,8 @@ class TextToImageModel(nn.Module):
         if total * 4 < SUGGESTING or repeated * 4 > total or len(followers) * 3 > total:
             return []
         most = found.most_common(1)[0][1]
-        known = [w for w, n in found.most_common(3) if w[:1].isalpha() and n > max(1, most / 4)]
+        known = [w for w, n in found.most_common(3)
+                 if w[:1].isalpha() and n > max(1, most / 4) and 2 * n > anywhere[w]]  # fmt: skip
         return known if len(known) > 1 else []  # a single one says little of the kind
 
     def chance(self, seed: int) -> tuple[Tensor, Tensor]:

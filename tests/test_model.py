@@ -434,6 +434,7 @@ def test_generate_warns_of_unknown_words_as_the_command_line_tells_them():
         ("a red cat", "a {} circle", []),  # what is beside it was not written
         ("a big cat", "a big {0} the {0} at", ["star", "ring", "arrow"]),
         ("a cat", "a {0} {1} at", []),  # all kinds of words follow
+        ("a red cat", "a red {} at star ring arrow", []),  # they stand anywhere
         ("a cat on a horse", "a {} on a star", []),  # beside one of two
         ("a red cat dog", "a red {} at", []),  # both are unknown
         ("cat", "a red {} at the top", []),
