@@ -4,6 +4,7 @@ How a run begins, how it is saved, and how it goes on.
 """
 
 import dataclasses
+import hashlib
 import io
 import json
 import math
@@ -250,6 +251,17 @@ def load_model(path: str | Path) -> TextToImageModel:
     Raises UserError where there is no such file, or it holds something else.
     """
     return model_of(load(Path(path)), Path(path))
+
+
+def fingerprint(model: TextToImageModel) -> str:
+    """A few letters that stand for weights, configuration and vocabulary. Those of a checkpoint
+    and of what is exported from it are the same: weights count in half precision."""
+    digest = hashlib.blake2b(digest_size=5)
+    digest.update(json.dumps([model.halvings, model.get_extra_state()], sort_keys=True).encode())
+    for name, weight in sorted(model.named_parameters()):
+        halved = weight.detach().to("cpu", torch.half).contiguous()
+        digest.update(name.encode() + halved.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def progress_line(state: dict) -> str:

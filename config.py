@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:  # functions import torch where they need it: formats/ does without
     import torch
 
+VERSION = "0.1.0"  # of the project, as in pyproject.toml
 IMAGE_SIZES = (32, 64, 128, 256)
 TEXT_ENCODERS = ("lstm", "attention", "both")
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text",
@@ -75,15 +76,18 @@ def setting(
     positional: bool = False,
     fraction: bool = False,
     positive: bool = False,
+    least: int = 0,
+    several: bool = False,
 ) -> Any:
     """A field of a dataclass of settings.
 
     flag: has a flag of its own, or only --set; first: --help tells it first; positional: an
-    argument without a flag; fraction: within 0 and 1; positive: more than 0. Numbers are never
-    negative.
+    argument without a flag; fraction: within 0 and 1; positive: more than 0; least: the least
+    number; several: a list whose flag takes several values at once.
     """
     metadata = {"help": help, "choices": choices, "flag": flag, "first": first,
-                "positional": positional, "fraction": fraction, "positive": positive}  # fmt: skip
+                "positional": positional, "fraction": fraction, "positive": positive,
+                "least": least, "several": several}  # fmt: skip
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -119,8 +123,9 @@ def check_values(config: object) -> None:
                 continue
             if f.metadata["fraction"] and not 0 <= number <= 1:
                 raise UserError(f"{name} must be a fraction, within 0 and 1, not {number}")
-            if not 0 <= number < 2**63 or (f.metadata["positive"] and number == 0):
-                least = "more than 0" if f.metadata["positive"] else "0 or more"
+            least = f.metadata["least"]
+            if not least <= number < 2**63 or (f.metadata["positive"] and number == 0):
+                least = "more than 0" if f.metadata["positive"] else f"{least} or more"
                 raise UserError(f"{name} must be {least}, not {number}")
 
 
@@ -367,7 +372,8 @@ class GenerateConfig:
 
     input: list = setting([], "caption to draw; repeat the flag for several")
     model: str = setting("", "exported weights or a checkpoint; none: newest run, else the shipped")
-    seed: int = setting(0, "which image of the many that a caption allows")
+    seed: int = setting(0, "which image of the many that a caption allows; -1: a fresh one, which "
+                           "is printed", least=-1)  # fmt: skip
     n: int = setting(1, "images of each caption, with the seeds that follow", positive=True)
     output: str = setting("generated", "folder, or a file name like bird.png for a single image")
     grid: bool = setting(False, "one sheet: a line for each caption, a column for each seed")
@@ -376,16 +382,52 @@ class GenerateConfig:
     temperature: float = setting(1.0, "how freely words and latents are chosen; 0: the likeliest, "
                                  "whatever the seed")  # fmt: skip
     skip_existing: bool = setting(False, "draw only the images that are not there yet")
+    interpolate: list = setting([], "captions to go through in an animation; of one, its seeds",
+                                several=True)  # fmt: skip
+    frames: int = setting(24, "of an animation, from each caption to the next", least=2)
+    from_png: list = setting([], "image of this script to draw again; repeat the flag for several")
+    attention: bool = setting(False, "beside each image, a figure of where its words acted")
+    show: bool = setting(False, "show images in the terminal, too")
+    upscale: int = setting(1, "enlarge images so many times, pixel by pixel", positive=True)
+    format: str = setting("png", "kind of files in a folder; webp is one of animations, too",
+                          ("png", "jpg", "webp"))  # fmt: skip
+    vocabulary: bool = setting(False, "print the words that the weights know, the frequent first")
     device: str = setting("auto", "where to compute: auto, cpu, cuda, cuda:1, mps")
 
     def __post_init__(self) -> None:
         check_values(self)
-        if not self.input and not self.input_file:
+        # What to draw, and the settings that say nothing there.
+        idle = {"input": (), "input_file": (),
+                "interpolate": ("grid", "attention", "show", "skip_existing"),
+                "from_png": ("seed", "n", "temperature", "as_typed", "grid"),
+                "vocabulary": ("n", "output", "grid", "as_typed", "skip_existing", "attention",
+                               "show", "upscale", "format")}  # fmt: skip
+        flags = {f.name: f for f in fields(self)}
+        given = [name for name in idle if getattr(self, name)]
+        if given[:2] == ["input", "input_file"]:  # which go together
+            del given[1]
+        if not given:
             raise UserError(
                 'say what to draw: --input "a big red star at the top on a white background"'
             )
+        told = [name_of(flags[name]) for name in given]
+        if len(given) > 1:
+            raise UserError(f"{told[0]} and {told[1]} ask for different things; leave out one")
+        for name in idle[given[0]]:
+            if getattr(self, name) != default_of(flags[name]):
+                raise UserError(
+                    f"{name_of(flags[name])} means nothing with {told[0]}; leave it out"
+                )
         if self.grid and self.skip_existing:
             raise UserError("--grid draws one sheet anew; leave out --skip-existing")
+        if self.grid and (self.attention or self.show):
+            other = "--attention" if self.attention else "--show"
+            raise UserError(f"{other} is of single images; leave out --grid")
+        if self.frames > 1_000:
+            raise UserError("--frames must be 1,000 or fewer: they are drawn at once")
+        if len(self.interpolate) > 1 and self.n > 1:
+            raise UserError("--interpolate goes from caption to caption with one seed; leave out "
+                            "--n, or give one caption")  # fmt: skip
         if self.seed > 2**32 - self.n:
             raise UserError("--seed must be between 0 and 4294967295, that of the last image too")
 
@@ -520,7 +562,7 @@ class Parser(argparse.ArgumentParser):
 def _argument(f: Field) -> dict:
     default = default_of(f)
     if isinstance(default, list):
-        options = {"action": "extend", "nargs": 1}
+        options = {"action": "extend", "nargs": "+" if f.metadata["several"] else 1}
     elif isinstance(default, bool):
         options = {"action": argparse.BooleanOptionalAction}
     else:

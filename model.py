@@ -13,6 +13,8 @@ Shapes, the same letters in every file:
 
 import math
 import re
+import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,10 +27,14 @@ from torch.overrides import TorchFunctionMode
 from completion import Completer, feed_forward
 from config import SETTING_OF_THE_FLOW, WITH_A_FLOW, ModelConfig
 from latents import LatentPrior
-from tokenizer import PAD, START, UNKNOWN, Tokenizer, text_of
+from tokenizer import PAD, SPECIAL_TOKENS, START, UNKNOWN, Tokenizer, shown, split_words, text_of
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
+
+SUGGESTING = 24  # captions in which known words are looked for
+MAX_TOLD = 10  # captions or words that are told one by one
 
 
 def from_uint8(images: Tensor) -> Tensor:
@@ -255,6 +261,18 @@ class Look(NamedTuple):
     maps: Tensor  # (L, S, S), how much each place attended to each word: sums to 1 over L
     between: Tensor  # (L, L), how much each word attended to each; sums to 1 over the second
 
+    def figure(self, title: str, caption: str, matrix: bool = True) -> "np.ndarray":
+        """All that, (H, W, 3) uint8; matrix: of words to words, too."""
+        from reports.figures import draw_look
+
+        typed = [self.words[0], *split_words(caption)]
+        unknown = SPECIAL_TOKENS[UNKNOWN]
+        words = [f"{typed[i]} (unknown)" if word == unknown else word
+                 for i, word in enumerate(self.words)]  # fmt: skip
+        between = self.between.float().cpu().numpy() if matrix else None
+        maps = self.maps.float().cpu().numpy()
+        return draw_look(title, caption, to_uint8(self.image).cpu().numpy(), words, maps, between)
+
 
 class TextToImageModel(nn.Module):
     """Captions and chance in, images out, in one pass. See config.ModelConfig for the parts.
@@ -466,6 +484,42 @@ class TextToImageModel(nn.Module):
             captions = [text_of([self.tokenizer.vocabulary[i] for i in ids]) for ids in written]
         return captions[0] if single else captions
 
+    def suggest(self, prompt: str, word: str) -> list[str]:
+        """At most three known words that could stand for an unknown one of the prompt: those that
+        the completer writes most often in its place, which is right before the next word, or, where
+        it is the last, right after the one before it. None where that is no single place.
+        """
+        typed, ids = split_words(prompt), self.tokenizer.ids
+        if word not in typed:
+            return []
+        place = typed.index(word)
+        beside = typed[max(0, place - 1) : place], typed[place + 1 : place + 2]
+        if not (self.completer and typed[1:] and word[0].isalpha()) or any(
+            w not in ids or typed.count(w) > 1 for some in beside for w in some
+        ):
+            return []
+        found, followers, anywhere = Counter(), set(), Counter()
+        for caption in self.complete([prompt] * SUGGESTING, range(SUGGESTING)):
+            written = [*split_words(caption), ""]
+            anywhere.update(set(written))
+            start, end = (written.index(some[0]) if some and some[0] in written else -1
+                          for some in beside)  # fmt: skip
+            if start < 0 < len(beside[0]) or end < 0 < len(beside[1]):
+                continue  # what is beside it was not written
+            end = start + 2 if not beside[1] else end
+            if 1 < end - start <= 4 + (not beside[0]):  # more words are no single thing
+                found[written[end - 1]] += 1
+                followers.add(written[min(end, len(written) - 1)])
+        total, repeated = found.total(), sum(found[w] for w in typed)
+        # Where there is little, or the words of the prompt itself, its place was not found; and
+        # words that all kinds of others follow, as big and red, do not end what a prompt names.
+        if total * 4 < SUGGESTING or repeated * 4 > total or len(followers) * 3 > total:
+            return []
+        most = found.most_common(1)[0][1]
+        known = [w for w, n in found.most_common(3)
+                 if w[:1].isalpha() and n > max(1, most / 4) and 2 * n > anywhere[w]]  # fmt: skip
+        return known if len(known) > 1 else []  # a single one says little of the kind
+
     def chance(self, seed: int) -> tuple[Tensor, Tensor]:
         """What a seed means: uniforms (Z,) that choose the latent, and (max_tokens - 1,) that
         choose the words of a completed caption. Drawn on the CPU, so that they are the same for
@@ -541,16 +595,14 @@ class TextToImageModel(nn.Module):
         first). batch_size, how many are drawn at once, does not change the images. complete: write
         out first what a prompt leaves open (see `complete`); an empty prompt asks for any image.
         temperature: of words and latents; 0: the likeliest, whatever the seed. Raises ValueError
-        for other seeds or numbers.
+        for other seeds or numbers; warns of words that the model does not know.
         """
         from PIL import Image
 
-        if n < 1 or not 0 <= seed <= 2**32 - n:
-            raise ValueError("n must be 1 or more, and the seeds between 0 and 2**32 - 1")
-        if temperature < 0:
-            raise ValueError("temperature must be 0 or more")
         single = isinstance(prompts, str)
-        pairs = [(p, seed + i) for p in ([prompts] if single else prompts) for i in range(n)]
+        prompts = [prompts] if single else list(prompts)
+        self._check(prompts, seed, n, temperature)
+        pairs = [(p, seed + i) for p in prompts for i in range(n)]
         images = []
         for start in range(0, len(pairs), batch_size):
             captions, seeds = zip(*pairs[start : start + batch_size], strict=True)
@@ -559,6 +611,81 @@ class TextToImageModel(nn.Module):
             drawn = to_uint8(self.draw(captions, seeds, temperature)).permute(0, 2, 3, 1)
             images += [Image.fromarray(pixels) for pixels in drawn.cpu().numpy()]  # (H, W, 3)
         return images[0] if single and n == 1 else images
+
+    def show(
+        self,
+        prompt: str,
+        seed: int = 0,
+        n: int = 1,
+        complete: bool = True,
+        temperature: float = 1.0,
+    ) -> "Image.Image":
+        """A picture for notebooks: n drawings, enlarged, with their captions, and where each word
+        acted. For the arguments see `generate`."""
+        from PIL import Image
+
+        figures = []
+        self._check([prompt], seed, n, temperature)
+        for s in range(seed, seed + n):
+            caption = self.complete(prompt, s, temperature) if complete else prompt
+            look = self.look(caption, s, temperature)
+            figures.append(look.figure(f"seed {s}: {shown(prompt)}", caption, matrix=False))
+        heights = [len(figure) for figure in figures]
+        sheet = Image.new("RGB", (figures[0].shape[1], sum(heights)))
+        for i, figure in enumerate(figures):
+            sheet.paste(Image.fromarray(figure), (0, sum(heights[:i])))
+        return sheet
+
+    def unknown_hints(self, prompts: Sequence[str]) -> list[str]:
+        """A line for each word that the model does not know, with a known one where that helps;
+        for many, the first MAX_TOLD and how many more there are."""
+        unknown = {}
+        for prompt in prompts:
+            for word in self.tokenizer.unknown_words(prompt):
+                unknown.setdefault(word, []).append(prompt)
+        lines = []
+        for word, found in list(unknown.items())[:MAX_TOLD]:
+            more, hint = f" and {len(found) - 1:,} more" if len(found) > 1 else "", ""
+            if nearest := self.tokenizer.nearest_word(word):
+                hint = f'; the nearest known one is "{nearest}"'
+            elif known := self.suggest(found[0], word):
+                hint = f"; known ones in its place: {', '.join(known)}"
+            lines.append(f"unknown word {shown(word)} in {shown(found[0])}{more}{hint}")
+        if len(unknown) > MAX_TOLD:
+            lines.append(f"and {len(unknown) - MAX_TOLD:,} more unknown words")
+        return lines
+
+    def _check(self, prompts: Sequence[str], seed: int, n: int, temperature: float) -> None:
+        """Raises ValueError for what means nothing, warns of words that do not."""
+        if n < 1 or not 0 <= seed <= 2**32 - n:
+            raise ValueError("n must be 1 or more, and the seeds between 0 and 2**32 - 1")
+        if temperature < 0:
+            raise ValueError("temperature must be 0 or more")
+        for line in self.unknown_hints(prompts):
+            warnings.warn(line, UserWarning, stacklevel=3)
+
+    def __repr__(self) -> str:
+        """What a person wants to know of it."""
+        config, known = self.config, self.tokenizer.vocabulary[len(SPECIAL_TOKENS) :]
+        encoder = {"lstm": "LSTM", "attention": "self-attention", "both": "LSTM and self-attention"}
+        parts = {f"text encoder ({encoder[config.text_encoder]})": self.text_encoder,
+                 "prior of latents": self.prior,
+                 "completer of prompts": self.completer}  # fmt: skip
+        counts = {name: sum(p.numel() for p in module.parameters())
+                  for name, module in parts.items() if module}  # fmt: skip
+        total = sum(p.numel() for p in self.parameters())
+        counts["decoder"] = total - sum(counts.values())
+        latent = f"{config.noise_dim} values that a seed chooses" if self.prior else "none"
+        completes = "completed first" if self.completer else "drawn as typed"
+        return "\n".join([
+            f"{type(self).__name__}: {config.image_size} x {config.image_size} pixels, "
+            f"{total / 1e6:.2f} M parameters",
+            *(f"  {name}: {count / 1e6:.2f} M" for name, count in counts.items()),
+            f"  words known: {len(known):,}{': ' * bool(known)}{', '.join(known[:8])}"
+            f"{', ...' * (len(known) > 8)}",
+            f"  prompts: {completes}; captions of at most {config.max_tokens - 1} words",
+            f"  latent: {latent}",
+        ])  # fmt: skip
 
     def get_extra_state(self) -> dict:
         """Configuration and vocabulary as plain values; part of every state_dict."""

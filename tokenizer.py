@@ -1,6 +1,5 @@
 """How does a caption become numbers? Words of any script, in a vocabulary learnt from captions."""
 
-import difflib
 import re
 import sys
 import unicodedata
@@ -15,6 +14,7 @@ UNSPACED = (
     "CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN",
 )  # fmt: skip
 
+ENDINGS = ("s", "es", "ed", "ing")  # that a known word may have got
 
 ASCII_TOKEN = re.compile(r"[a-z]+(?:'[a-z]+)*|[0-9]+|[!-/:-@\[-`{-~]")
 
@@ -68,6 +68,37 @@ def text_of(words: Sequence[str]) -> str:
     return nicer if split_words(nicer) == list(words) else text
 
 
+def shown(text: str) -> str:
+    """The beginning of a caption or a word in quotation marks, fit for any terminal."""
+    text = "".join(c if c.isprintable() else "\ufffd" for c in text)
+    return f'"{text[:120]}..."' if len(text) > 120 else f'"{text}"'
+
+
+def num_edits(a: str, b: str) -> int:
+    """Letters to add, leave out, change, or swap with their neighbours, from one word to another
+    (Damerau 1964; no letter twice)."""
+    before, row = [], list(range(len(b) + 1))
+    for i, letter in enumerate(a):
+        above, before, row = before, row, [i + 1]
+        for j, other in enumerate(b):
+            row.append(min(before[j + 1] + 1, row[j] + 1, before[j] + (letter != other)))
+            if i and j and a[i - 1] == other and letter == b[j - 1]:
+                row[-1] = min(row[-1], above[j - 1] + 1)
+    return row[-1]
+
+
+def is_slip(word: str, known: str) -> bool:
+    """Whether so few letters differ, for words so long, that one is a slip of the pen for the
+    other. Most neighbours of short words mean something else, and so does grandmother beside
+    grandfather: of two edits, no more than two letters may come and go."""
+    shorter, same = min(len(word), len(known)), len(word) == len(known)
+    letters, others = Counter(word), Counter(known)
+    if shorter < 5 or ((letters - others) + (others - letters)).total() > 2:
+        return False
+    edits = num_edits(word, known)
+    return (edits == 1 and shorter >= 5 + same) or (edits == 2 and shorter >= 9)
+
+
 @lru_cache(maxsize=65_536)
 def _kept_words(caption: str) -> tuple[str, ...]:
     """`split_words`, remembered: training reads captions again and again."""
@@ -116,9 +147,20 @@ class Tokenizer:
         return [word for word in dict.fromkeys(split_words(caption)) if word not in self.ids]
 
     def nearest_word(self, word: str) -> str | None:
-        """The known word that looks most like this one, if any does."""
-        known = self.vocabulary[len(SPECIAL_TOKENS) :]
-        return next(iter(difflib.get_close_matches(word, known, n=1)), None)
+        """The known word that this one is a form of, or a slip of the pen for, if there is one;
+        the most frequent where there are several. Rather none than one that means another thing:
+        three is no tree, and a heart has no heat."""
+        for form in (
+            *(word.removesuffix(end) for end in ENDINGS if word.endswith(end)),
+            word + "s",
+        ):
+            if len(min(form, word, key=len)) >= 3 and form in self.ids:
+                return form
+        if len(word) <= 3 or not word.isalpha():
+            return None
+        near = [known for known in self.vocabulary[len(SPECIAL_TOKENS) :]
+                if known[0] == word[0] and known.isalpha() and is_slip(word, known)]  # fmt: skip
+        return min(near, key=lambda known: num_edits(word, known), default=None)
 
     def state_dict(self) -> dict:
         """Plain values from which from_state_dict makes an equal tokenizer."""

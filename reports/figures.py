@@ -1,5 +1,6 @@
 """What do drawings look like? Sheets of them with their captions, and bars of what is measured."""
 
+import shutil
 import textwrap
 import warnings
 from bisect import bisect_right
@@ -9,7 +10,9 @@ from itertools import accumulate, groupby
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from PIL import Image, ImageDraw, ImageFont
@@ -21,6 +24,9 @@ IMAGE, GAP, CAPTION, TITLE, LABEL = 128, 2, 76, 30, 24  # sizes in pixels
 LINE, SMALL, LARGE = 10, 8.5, 11  # of a caption's lines and letters, and of titles, in pixels
 ELLIPSIS = "\u2026"
 DPI = 100
+MAX_HEADING, MAX_LINES = 3, 12  # lines of a prompt above its drawings, of a caption below one
+MAX_SIDE, MAX_AREA = 2**16 - 1, 2**27  # pixels of a figure
+LOOK, MAP, MAPS = 256, 128, 6  # sizes of a picture and of a map in pixels; maps side by side
 
 
 class Block(NamedTuple):
@@ -122,37 +128,162 @@ def _set(letter: str, fonts: tuple[str, ...], size: float) -> tuple[ImageFont.Fr
 _load = cache(ImageFont.truetype)  # the same font for the same letters
 
 
+class Sheet:
+    """White paper, on which images and texts are put; places and sizes are in pixels."""
+
+    def __init__(self, width: int, height: int, texts: Iterable[str]):
+        """texts: all that will be written, for the fonts."""
+        size = ((width + 0.01) / DPI, (height + 0.01) / DPI)  # rounded down later
+        self.figure, self.fonts = Figure(figsize=size, dpi=DPI), fonts_for(texts)
+        self.pixels = np.full((height, width, 3), 255, np.uint8)
+
+    def put(self, x: int, y: int, image: np.ndarray) -> None:
+        """image (H, W, 3) uint8, with its upper left corner here."""
+        self.pixels[y : y + len(image), x : x + image.shape[1]] = image
+
+    def write(self, x: float, y: float, text: str, **style) -> None:
+        height, width, _ = self.pixels.shape
+        text = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+        style |= {"parse_math": False, "family": self.fonts}
+        self.figure.text(x / width, 1 - y / height, text, **style)
+
+    def drawn(self) -> np.ndarray:
+        """(H, W, 3) uint8."""
+        self.figure.figimage(self.pixels)
+        canvas = FigureCanvasAgg(self.figure)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing")  # captions of any script
+            canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[:, :, :3]
+
+
+def wrap(text: str, width: int, most: int) -> str:
+    """At most so many lines of so many letters."""
+    return "\n".join(textwrap.wrap(text, width, max_lines=most, placeholder=" ..."))
+
+
 def save_prompts(
     path: Path, images: np.ndarray, prompts: list[str], captions: list[list[str]], title: str
 ) -> None:
-    """A sheet with two prompts on each line: each prompt, and below it its drawings with the
+    """`draw_prompts` as a file, two prompts on each line."""
+    large = np.stack([resized(some) for some in images])
+    sheet = draw_prompts(large, prompts, captions, title=title, across=2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, partial(Image.fromarray(sheet).save, format="png"))
+
+
+def prompts_that_fit(num_seeds: int, side: int, most: int) -> int:
+    """How many prompts, with the longest texts, a sheet of `draw_prompts` has room for that is at
+    most so many pixels wide and high; 0 where it would be too wide."""
+    width = width_of_prompts(num_seeds, side)
+    height = min(most, MAX_AREA // width) - TITLE
+    return max(1, height // (20 * MAX_HEADING + side + 10 * MAX_LINES + 12)) * (width <= most)
+
+
+def width_of_prompts(num_seeds: int, side: int) -> int:
+    """Of a sheet with drawings of so many pixels; a prompt has room above a single one, too."""
+    return max(num_seeds * (side + GAP), 3 * (IMAGE + GAP)) + LABEL
+
+
+def draw_prompts(
+    images: np.ndarray,
+    prompts: Sequence[str],
+    captions: Sequence[Sequence[str]],
+    seeds: Sequence[int] = (),
+    title: str = "",
+    across: int = 1,
+) -> np.ndarray:
+    """A sheet of prompts: each one, and below it its drawings, a column for each seed, with the
     captions that they were completed to.
 
-    images: (prompts, seeds, 3, S, S) uint8.
+    images: (prompts, seeds, S, S, 3) uint8; across: prompts side by side. Returns (H, W, 3) uint8.
     """
-    num = images.shape[1]
-    cell, below = IMAGE + GAP, 44
-    height, half = TITLE + -(-len(prompts) // 2) * (LABEL + cell + below), num * cell + LABEL
-    figure = Figure(figsize=(2 * half / DPI, height / DPI), dpi=DPI)
-    sheet = np.full((height, 2 * half, 3), 255, np.uint8)
+    _, num, side, *_ = images.shape
+    cell, letters = side + GAP, side * 26 // IMAGE
+    half = width_of_prompts(num, side)
+    headings = [wrap(f"\u201c{prompt}\u201d", half // 11, MAX_HEADING) for prompt in prompts]
+    below = [[wrap(caption, letters, MAX_LINES) for caption in some] for some in captions]
+    heading = 20 * max(1 + text.count("\n") for text in headings)
+    lines = max(1 + text.count("\n") for some in below for text in some)
+    line_height = heading + side + 10 * lines + 12
+    height = TITLE + -(-len(prompts) // across) * line_height
+    sheet = Sheet(across * half, height, [title, *prompts, *sum(map(list, captions), [])])
+    sheet.write(across * half / 2, TITLE / 2, title, ha="center", va="center", fontsize=10)
+    for i, seed in enumerate(seeds):
+        x = LABEL // 2 + i * cell + side / 2
+        sheet.write(x, TITLE / 2, f"seed {seed}", ha="center", va="center", fontsize=8)
+    for k, text in enumerate(headings):
+        x, y = k % across * half + LABEL // 2, TITLE + k // across * line_height
+        sheet.write(x, y + heading, text, va="bottom", fontsize=12, weight="bold")
+        for i, pixels in enumerate(images[k]):
+            left, top = x + i * cell, y + heading + 4
+            sheet.put(left, top, pixels)
+            sheet.write(left, top + side + 3, below[k][i], va="top", fontsize=6)
+    return sheet.drawn()
 
-    fonts = fonts_for([title, *prompts, *sum(captions, [])])
 
-    def write(x: float, y: float, text: str, **style) -> None:
-        style |= {"parse_math": False, "family": fonts}
-        figure.text(x / (2 * half), 1 - y / height, text, **style)
+def draw_look(
+    title: str,
+    caption: str,
+    image: np.ndarray,
+    words: Sequence[str],
+    maps: np.ndarray,
+    between: np.ndarray | None = None,
+) -> np.ndarray:
+    """A picture, where each word of its caption acted, and which words looked at which.
 
-    write(half, TITLE / 2, title, ha="center", va="center", fontsize=10)
-    for k, prompt in enumerate(prompts):
-        x, y = k % 2 * half + LABEL / 2, TITLE + k // 2 * (LABEL + cell + below)
-        write(x, y + LABEL / 2, f"\u201c{prompt}\u201d", va="center", fontsize=12, weight="bold")
-        for i, pixels in enumerate(resized(images[k])):
-            left, top = int(x) + i * cell, y + LABEL
-            sheet[top : top + IMAGE, left : left + IMAGE] = pixels
-            text = "\n".join(textwrap.wrap(captions[k][i], 30)[:5])
-            write(left, top + IMAGE + 3, text, va="top", fontsize=5)
-    figure.figimage(sheet)
-    _save(figure, path)
+    image: (3, S, S) uint8; maps: (L, S', S'), each as strong as its own maximum; between: (L, L),
+    or nothing of that. Returns (H, W, 3) uint8.
+    """
+    num, step, name, margin = len(words), MAP + GAP, 16, 12
+    cell = max(12, min(24, 384 // num))
+    beside = LOOK + 2 * margin + MAPS * step  # where the words' own map begins
+    label = 7 * max(len(word[:LABEL]) for word in words)
+    width = beside + margin + (label + cell * num + margin if between is not None else 0)
+    about = wrap(caption, 150, 4)
+    top = 62 + 13 * (1 + about.count("\n"))
+    maps_height = -(-num // MAPS) * (step + name)
+    height = top + max(LOOK, maps_height, (label + cell * num) * (between is not None)) + margin
+    sheet = Sheet(width, height, [title, caption, *words])
+    sheet.write(margin, 22, wrap(title, width // 11, 1), va="center", fontsize=12, weight="bold")
+    sheet.write(margin, 36, about, va="top", fontsize=8)
+    picture = resized(image[None], LOOK)[0]
+    sheet.put(margin, top, picture)
+    sheet.write(LOOK + 2 * margin, top - 4, "where each word acted", fontsize=7, color="gray")
+    dimmed = resized(image[None], MAP)[0] * 0.3
+    colours = matplotlib.colormaps["inferno"]
+    for i, (word, heat) in enumerate(zip(words, maps, strict=True)):
+        x, y = LOOK + 2 * margin + i % MAPS * step, top + i // MAPS * (step + name)
+        share = Image.fromarray((heat / max(heat.max(), 1e-9)).astype(np.float32))
+        share = np.asarray(share.resize((MAP, MAP), Image.Resampling.BILINEAR))[:, :, None]
+        hot = 255 * colours(0.35 + 0.6 * share[:, :, 0])[:, :, :3]
+        sheet.put(x, y, (dimmed + share * (hot - dimmed) * 0.8).round().astype(np.uint8))
+        sheet.write(x + MAP / 2, y + MAP + 3, word[:LABEL], ha="center", va="top", fontsize=7)
+    if between is not None:
+        x, y = beside + margin + label, top + label
+        shares = colours(between / max(between.max(), 1e-9))[:, :, :3]
+        shares = (255 * shares).round().astype(np.uint8)
+        sheet.put(x, y, shares.repeat(cell, axis=0).repeat(cell, axis=1))
+        sheet.write(beside + margin, top - 4, "at which words (columns) each word (lines) looked",
+                    fontsize=7, color="gray")  # fmt: skip
+        for i, word in enumerate(words):
+            middle = (i + 0.5) * cell
+            sheet.write(x - 3, y + middle, word[:LABEL], ha="right", va="center", fontsize=7)
+            sheet.write(x + middle, y - 3, word[:LABEL], ha="center", va="bottom", fontsize=7,
+                        rotation=90)  # fmt: skip
+    return sheet.drawn()
+
+
+def as_blocks(pixels: np.ndarray) -> str:
+    """(H, W, 3) uint8 for a terminal: two pixels a letter, made smaller where it is too narrow."""
+    height, width, _ = pixels.shape
+    columns = min(width, shutil.get_terminal_size().columns)
+    size = columns, max(2, round(height * columns / width) // 2 * 2)
+    rows = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX)).tolist()
+    lines = ["".join("\x1b[38;2;{};{};{};48;2;{};{};{}m\u2580".format(*upper, *lower)
+                     for upper, lower in zip(*rows[i : i + 2], strict=True))
+             for i in range(0, len(rows), 2)]  # fmt: skip
+    return "\n".join(line + "\x1b[0m" for line in lines)
 
 
 def fonts_for(texts: Iterable[str]) -> list[str]:
@@ -184,13 +315,13 @@ def _letters_of(path: str) -> frozenset[str]:
         return frozenset()
 
 
-def resized(images: np.ndarray) -> np.ndarray:
-    """(B, 3, S, S) uint8 -> (B, IMAGE, IMAGE, 3) uint8: pixels are repeated, or blocks of them
-    averaged. S is a power of two."""
+def resized(images: np.ndarray, side: int = IMAGE) -> np.ndarray:
+    """(B, 3, S, S) uint8 -> (B, side, side, 3) uint8: pixels are repeated, or blocks of them
+    averaged. One of the sizes is a multiple of the other."""
     images, size = images.transpose(0, 2, 3, 1), images.shape[3]
-    if size <= IMAGE:
-        return images.repeat(IMAGE // size, axis=1).repeat(IMAGE // size, axis=2)
-    blocks = images.reshape(len(images), IMAGE, size // IMAGE, IMAGE, size // IMAGE, 3)
+    if size <= side:
+        return images.repeat(side // size, axis=1).repeat(side // size, axis=2)
+    blocks = images.reshape(len(images), side, size // side, side, size // side, 3)
     return blocks.mean(axis=(2, 4)).round().astype(np.uint8)
 
 

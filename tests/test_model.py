@@ -3,6 +3,8 @@
 import io
 import itertools
 import math
+import re
+import warnings
 
 import numpy as np
 import pytest
@@ -407,3 +409,76 @@ def test_a_look_tells_where_each_word_acted():
     assert look.maps.shape == (4, 16, 16) and look.between.shape == (4, 4)
     torch.testing.assert_close(look.maps.sum(dim=0), torch.ones(16, 16))
     torch.testing.assert_close(look.between.sum(dim=1), torch.ones(4))
+
+
+def test_generate_warns_of_unknown_words_as_the_command_line_tells_them():
+    model = small_model()
+    [hint] = model.unknown_hints(["a red cirkle"])
+    assert hint == 'unknown word "cirkle" in "a red cirkle"; the nearest known one is "circle"'
+    with pytest.warns(UserWarning, match=re.escape(hint)) as found:
+        model.generate("a red cirkle")
+    assert found[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.generate("a red circle")
+
+
+@pytest.mark.parametrize(
+    "prompt, written, expected",
+    [
+        ("a red cat", "a small red {} at the top", ["star", "ring", "arrow"]),
+        ("a cat at the left", "a big red {} at the left", ["star", "ring", "arrow"]),
+        ("cat at the left", "a big red {} at the left", ["star", "ring", "arrow"]),
+        ("a cat at the left", "a big red {} and a blue star at the left", []),  # no single thing
+        ("a cat at the left", "a {0} at the left {0}", ["star", "ring", "arrow"]),
+        ("a red cat", "a {} circle", []),  # what is beside it was not written
+        ("a big cat", "a big {0} the {0} at", ["star", "ring", "arrow"]),
+        ("a cat", "a {0} {1} at", []),  # all kinds of words follow
+        ("a red cat", "a red {} at star ring arrow", []),  # they stand anywhere
+        ("a cat on a horse", "a {} on a star", []),  # beside one of two
+        ("a red cat dog", "a red {} at", []),  # both are unknown
+        ("cat", "a red {} at the top", []),
+        ("a red 7", "a red {} at the top", []),
+    ],
+)
+def test_known_words_are_suggested_where_their_place_is_clear(prompt, written, expected):
+    names = ["star", "ring", "arrow", "square", "heart", "moon"]
+    often = [names[min(i % 9 // 3, 2)] if i < 18 else names[i % 3 + 3] for i in range(24)]
+    tokenizer = Tokenizer.learn([f"a the small big red blue at left top on and circle "
+                                 f"{' '.join(names)}"], min_count=1)  # fmt: skip
+    model = TextToImageModel(ModelConfig(image_size=32, channels=(8,) * 3, text_dim=16), tokenizer)
+    model.complete = lambda prompts, seeds: [
+        written.format(often[seed], chr(97 + seed) * 2) for seed in seeds
+    ]
+    word = next(w for w in prompt.split() if w not in tokenizer.ids)
+    assert model.suggest(prompt, word) == expected
+
+
+def test_a_model_without_a_completer_suggests_nothing():
+    assert small_model(completer_dim=0).suggest("a red cat", "cat") == []
+
+
+def test_a_model_is_shown_large_with_what_it_drew_and_where_its_words_acted():
+    model = small_model()
+    one, two = model.show("a red circle", seed=3), model.show("a red circle", seed=3, n=2)
+    image = model.generate("a red circle", seed=3).resize((256, 256), Image.Resampling.NEAREST)
+    sheet, large = np.asarray(one), np.asarray(image)
+    places = np.argwhere((sheet == large[0, 0]).all(axis=2))
+    assert any(np.array_equal(sheet[y : y + 256, x : x + 256], large) for y, x in places)
+    assert np.array_equal(np.asarray(two)[: one.height], sheet)
+    with pytest.raises(ValueError, match="seeds"):
+        model.show("red", seed=-1)
+
+
+def test_a_model_tells_of_itself_what_a_person_wants_to_know():
+    model = small_model()
+    total = sum(p.numel() for p in model.parameters())
+    told = repr(model)
+    assert (
+        told.splitlines()[0] == f"TextToImageModel: 32 x 32 pixels, {total / 1e6:.2f} M parameters"
+    )
+    assert f"words known: {len(TOKENIZER) - 3}: a, " in told and "completed first" in told
+    assert "16 values that a seed chooses" in told and len(told.splitlines()) < 10
+    bare = repr(small_model(completer_dim=0, noise_dim=0))
+    assert "drawn as typed" in bare and "latent: none" in bare and "completer" not in bare
+    assert "words known: 0\n" in repr(TextToImageModel())

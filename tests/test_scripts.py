@@ -18,9 +18,9 @@ import checkpoint
 import generate
 import save_model
 import train
-from config import GenerateConfig, ModelConfig, SaveConfig, TrainConfig, UserError
+from config import VERSION, GenerateConfig, ModelConfig, SaveConfig, TrainConfig, UserError
 from generate import file_name
-from model import TextToImageModel
+from model import MAX_TOLD, TextToImageModel
 from tokenizer import Tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -66,7 +66,8 @@ def test_what_is_drawn_is_told_and_kept_in_the_png_and_can_be_typed(weights, cap
         caption = model.complete("red", seed)
         assert f'"red" -> "{caption}"' in printed
         image = Image.open(path)
-        expected = {"prompt": "red", "caption": caption, "seed": str(seed), "temperature": "1"}
+        expected = {"prompt": "red", "caption": caption, "seed": str(seed), "temperature": "1",
+                    "model": checkpoint.fingerprint(model), "version": VERSION}  # fmt: skip
         assert image.text == expected
         again = GenerateConfig([caption], weights, seed=seed, as_typed=True, output="typed.png")
         [typed] = generate.main(again)
@@ -127,13 +128,24 @@ def test_output_with_the_suffix_of_an_image_is_a_file_and_one_only(weights):
 
 
 def test_a_grid_is_one_sheet(weights):
-    [path] = generate.main(GenerateConfig(["red", "star"], weights, n=3, grid=True))
-    width, height = Image.open(path).size
-    assert width > 3 * 32 and height > 2 * 32 and width > height
+    asked = {"input": ["red", "star"], "model": weights, "n": 3, "as_typed": True}
+    [path] = generate.main(GenerateConfig(grid=True, **asked))
+    assert path.name == "grid-red-seed0-as-typed.png"
+    sheet = np.asarray(Image.open(path))
+    singles = generate.main(GenerateConfig(upscale=4, **asked))
+    places = []
+    for single in map(np.asarray, map(Image.open, singles)):
+        found = np.argwhere((sheet == single[0, 0]).all(axis=2))
+        places += [(y, x) for y, x in found
+                   if np.array_equal(sheet[y : y + 128, x : x + 128], single)]  # fmt: skip
+    (first, left), (second, _) = places[0], places[3]
+    step = places[1][1] - left
+    assert places == [(y, left + i * step) for y in (first, second) for i in range(3)]
+    assert step > 128 and second > first + 128
 
 
 def test_unknown_words_are_told_with_the_nearest_known_one(weights, capsys):
-    generate.main(GenerateConfig(["red cirkle zzz"], weights))
+    generate.main(GenerateConfig(["red cirkle", "zzz"], weights))
     printed = capsys.readouterr().out
     assert 'unknown word "cirkle"' in printed and 'nearest known one is "circle"' in printed
     assert 'unknown word "zzz"' in printed and printed.count("nearest") == 1
@@ -155,12 +167,13 @@ def test_prompts_that_look_alike_get_files_of_their_own():
 
 def test_the_same_prompt_drawn_in_another_way_gets_a_file_of_its_own(weights):
     """Else --skip-existing would take one for the other."""
-    ways = {}, {"as_typed": True}, {"temperature": 0.5}, {"temperature": 0.0, "as_typed": True}
+    ways = ({}, {"as_typed": True}, {"temperature": 0.5}, {"temperature": 0.0, "as_typed": True},
+            {"upscale": 2})  # fmt: skip
     paths = [generate.main(GenerateConfig(["red"], weights, skip_existing=True, **way))[0].name
              for way in ways]  # fmt: skip
     assert paths == [f"red-seed0{how}.png"
                      for how in ("", "-as-typed", "-temperature0.5",
-                                 "-as-typed-temperature0")]  # fmt: skip
+                                 "-as-typed-temperature0", "-x2")]  # fmt: skip
 
 
 ODD_PROMPTS = [b"../../x", b"/etc/passwd", b"a\0b", b"x" * 5000, b"\xff\xfe red", b"a/b", b"C:\\x",
@@ -213,7 +226,7 @@ def test_unknown_words_of_many_prompts_are_summarised(weights, capsys):
     generate.main(GenerateConfig([f"red word{chr(97 + i // 26)}{chr(97 + i % 26)} zzz"
                                   for i in range(50)], weights))  # fmt: skip
     printed = capsys.readouterr().out
-    assert printed.count("unknown word") == generate.MAX_TOLD + 1
+    assert printed.count("unknown word") == MAX_TOLD + 1
     assert 'unknown word "zzz" in "red wordaa zzz" and 49 more' in printed
     assert "and 41 more unknown words" in printed
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenizer import PAD, SPECIAL_TOKENS, START, UNKNOWN, Tokenizer, split_words
+from tokenizer import PAD, SPECIAL_TOKENS, START, UNKNOWN, Tokenizer, num_edits, split_words
 
 # A caption and its words, with spaces between.
 WORDS = {
@@ -79,6 +79,40 @@ def test_unknown_words_are_numbered_unknown_and_reported_with_the_nearest_known_
     assert unknown == ["triangel", "xylophone"]
     assert list(map(tokenizer.nearest_word, unknown)) == ["triangle", None]
     assert tokenizer.unknown_words("a circle") == []
+
+
+KNOWN = """a at to tree heat heart stars circle turquoise background grandmother astronaut bus box
+cross medium country plane"""
+NEAREST = {
+    "circles": "circle", "star": "stars", "boxes": "box", "boxed": "box", "crossing": "cross",
+    "buses": "bus", "circel": "circle", "cirkle": "circle", "circl": "circle",
+    "turqoise": "turquoise", "bakground": "background", "astornat": None, "bcakgrund": "background",
+    "planes": "plane",
+    # What means something else, however few the letters.
+    "cat": None, "three": None, "two": None, "there": None, "belgium": None, "hear": None,
+    "grandfather": None, "dircle": None, "circ1e": None, "12": None, "ats": None, "\u7ea2": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("word", NEAREST)
+def test_a_word_is_near_only_as_another_form_or_a_slip_of_the_pen(word):
+    tokenizer = Tokenizer([*SPECIAL_TOKENS, *KNOWN.split()])
+    assert tokenizer.nearest_word(word) == NEAREST[word]
+
+
+def test_the_nearest_of_several_words_is_taken_and_the_more_frequent_of_equals():
+    tokenizer = Tokenizer([*SPECIAL_TOKENS, "strangest", "stranger", "strangers", "stronger"])
+    assert tokenizer.nearest_word("stranegr") == "stranger"
+    assert tokenizer.nearest_word("strunger") == "stranger"
+
+
+@pytest.mark.parametrize(
+    "a, b, num",
+    [("", "abc", 3), ("abc", "abc", 0), ("abcd", "acbd", 1), ("abcd", "abd", 1), ("ab", "ca", 2),
+     ("kitten", "sitting", 3)],
+)  # fmt: skip
+def test_edits_are_letters_added_left_out_changed_or_swapped(a, b, num):
+    assert num_edits(a, b) == num_edits(b, a) == num
 
 
 @pytest.mark.parametrize("special", SPECIAL_TOKENS)
