@@ -12,6 +12,7 @@ is fetched from elsewhere, and no other machine can reach it.
 import base64
 import io
 import json
+import os
 import sys
 import threading
 import time
@@ -26,6 +27,7 @@ from socketserver import TCPServer
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -47,7 +49,7 @@ MAX_TEMPERATURE = 1.5
 MAX_WORDS = 240  # of the vocabulary that the page offers
 MAX_UNKNOWN = 8  # words whose nearest one is looked for
 MAX_MODELS = 2  # kept in memory
-MAX_PAGES = 64  # whose last request is remembered
+MAX_PAGES = 64  # whose last request is remembered; then all are forgotten
 SECONDS = 30  # that a client may be silent in
 # The page is one file, and may load nothing, be framed by nobody, and ask this server alone.
 POLICY = ("default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
@@ -101,16 +103,17 @@ def read_values(body: bytes) -> Asked:
         if type(values.get(name, default)) not in kinds:
             raise Refused(400, f"{name} is of the wrong type")
     asked = Asked(**values)
-    if len(asked.prompt) > MAX_PROMPT:
-        raise Refused(400, f"a prompt has at most {MAX_PROMPT:,} characters")
-    if not 1 <= len(asked.seeds) <= MAX_SEEDS or not all(
-        type(s) is int and 0 <= s < 2**32 for s in asked.seeds
-    ):
-        raise Refused(400, f"seeds are 1 to {MAX_SEEDS} whole numbers from 0 to 4294967295")
-    if not 0 <= asked.temperature <= MAX_TEMPERATURE:  # nan, too
-        raise Refused(400, f"temperature is a number from 0 to {MAX_TEMPERATURE}")
-    if len(asked.page) > 64 or not 0 <= asked.number < 2**53:
-        raise Refused(400, "page or number is out of range")
+    seeds = [s for s in asked.seeds if type(s) is int and 0 <= s < 2**32]
+    for right, told in (
+        (len(asked.prompt) <= MAX_PROMPT, f"a prompt has at most {MAX_PROMPT:,} characters"),
+        (1 <= len(asked.seeds) == len(seeds) <= MAX_SEEDS,
+         f"seeds are 1 to {MAX_SEEDS} whole numbers from 0 to 4294967295"),
+        (0 <= asked.temperature <= MAX_TEMPERATURE,  # nan is not
+         f"temperature is a number from 0 to {MAX_TEMPERATURE}"),
+        (len(asked.page) <= 64 and 0 <= asked.number < 2**53, "page or number is out of range"),
+    ):  # fmt: skip
+        if not right:
+            raise Refused(400, told)
     return asked._replace(prompt=asked.prompt.encode("utf-8", "replace").decode())
 
 
@@ -129,9 +132,9 @@ class Studio:
     def __init__(self, config: DemoConfig):
         self.chosen = checkpoint.choose_weights(config.model)[0]
         self.device = choose_device(config.device)
-        self.lock, self.counting = threading.Lock(), threading.Lock()
+        self.lock = threading.Lock()
         self.newest: dict[str, int] = {}  # page -> number of its last request
-        self.loaded: dict[Path, tuple[int, TextToImageModel]] = {}  # with the time of the file
+        self.loaded: dict[Path, TextToImageModel] = {}
 
     def files(self) -> dict[str, Path]:
         """All that can be chosen, by the name that the page shows; what it begins with is first."""
@@ -142,21 +145,16 @@ class Studio:
             shown = path.parent if path.name == "checkpoint.pth" else path
             inside = shown.is_relative_to(ROOT)
             names.setdefault(str(shown.relative_to(ROOT) if inside else shown), path)
-        return {name: path for name, path in names.items() if path.exists()}
+        return {n: path for n, path in names.items() if path == self.chosen or path.exists()}
 
     def model(self, name: str, anew: bool = False) -> TextToImageModel:
-        """A model of the list, never another file; anew: read it again where it has changed."""
-        files = self.files()
-        if name not in files:
+        """A model of the list, never another file; anew: as the file is now."""
+        if not (path := self.files().get(name)):
             raise Refused(400, "no such model is in the list")
-        path = files[name]
-        time_of_file, model = self.loaded.pop(path, (0, None))
-        if model is None or (anew and path.stat().st_mtime_ns != time_of_file):
-            time_of_file = path.stat().st_mtime_ns
+        model = None if anew else self.loaded.get(path)
+        if model is None:
             model = checkpoint.load_model(path).to(self.device)
-        while len(self.loaded) >= MAX_MODELS:
-            del self.loaded[next(iter(self.loaded))]
-        self.loaded[path] = time_of_file, model
+            self.loaded = dict([*self.loaded.items(), (path, model)][-MAX_MODELS:])
         return model
 
     def look_whether_overtaken(self, asked: Asked) -> None:
@@ -166,10 +164,9 @@ class Studio:
     @contextmanager
     def turn(self, asked: Asked) -> Iterator[None]:
         """Wait for it, unless a later request of the page comes first."""
-        with self.counting:
-            self.newest[asked.page] = max(asked.number, self.newest.pop(asked.page, 0))
-            if len(self.newest) > MAX_PAGES:
-                del self.newest[next(iter(self.newest))]
+        if len(self.newest) > MAX_PAGES:
+            self.newest = {}
+        self.newest[asked.page] = max(asked.number, self.newest.get(asked.page, 0))
         with self.lock:
             self.look_whether_overtaken(asked)
             yield
@@ -190,15 +187,14 @@ class Studio:
         """Words of the prompt that the model does not know, with the nearest known one."""
         with self.turn(asked):
             model = self.model(asked.model)
-            known, longest = model.tokenizer, model.config.max_tokens
-            unknown = known.unknown_words(asked.prompt)
-            note = ""
-            if len(known.encode(asked.prompt)) > longest:
-                note = f"Only the first {longest - 1} words count."
-            elif unknown and not set(split_words(asked.prompt)) & known.ids.keys():
-                note = "No word of this is known, so any picture is drawn."
-            nearest = [[word, known.nearest_word(word)] for word in unknown[:MAX_UNKNOWN]]
-            return {"unknown": nearest, "note": note}
+        known, longest, note = model.tokenizer, model.config.max_tokens, ""
+        unknown = known.unknown_words(asked.prompt)
+        if len(known.encode(asked.prompt)) > longest:
+            note = f"Only the first {longest - 1} words count."
+        elif unknown and not set(split_words(asked.prompt)) & known.ids.keys():
+            note = "No word of this is known, so any picture is drawn."
+        nearest = [[word, known.nearest_word(word)] for word in unknown[:MAX_UNKNOWN]]
+        return {"unknown": nearest, "note": note}
 
     def draw(self, asked: Asked) -> dict:
         """A picture for each seed, the caption it was drawn from, and what took how long."""
@@ -211,8 +207,8 @@ class Studio:
                 captions = model.complete(captions, seeds, warmth)
             times.append(time.perf_counter())
             self.look_whether_overtaken(asked)
-            images = to_uint8(model.draw(captions, seeds, warmth)).permute(0, 2, 3, 1)
-            images = images.cpu().numpy()
+            images = to_uint8(model.draw(captions, seeds, warmth))
+            images = images.permute(0, 2, 3, 1).cpu().numpy()  # (B, H, W, 3)
             times.append(time.perf_counter())
         how = "-as-typed" * asked.as_typed + (f"-temperature{warmth:g}" if warmth != 1 else "")
         pictures = []
@@ -325,7 +321,6 @@ class Server(ThreadingHTTPServer):
     def __init__(self, config: DemoConfig):
         self.studio = Studio(config)
         first = next(iter(self.studio.files()), "")
-        self.studio.model(first)
         self.studio.draw(Asked(first))  # the first picture takes longest
         try:
             super().__init__(("127.0.0.1", config.port), Handler)
@@ -346,6 +341,7 @@ class Server(ThreadingHTTPServer):
 
 def main(config: DemoConfig) -> None:
     """Serve until Ctrl-C."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))  # a browser draws, too
     server = Server(config)
     address = f"http://127.0.0.1:{server.server_port}/"
     print(f"weights: {server.studio.chosen}\n{address}  (Ctrl-C ends it)", flush=True)

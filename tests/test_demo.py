@@ -282,6 +282,11 @@ def test_the_page_stands_alone_and_is_framed_by_nobody(server):
     connection.close()
 
 
+def test_weights_that_are_not_there_are_told(server):
+    with pytest.raises(UserError, match="there is no file nowhere.pth"):
+        demo.Server(demo.DemoConfig("nowhere.pth", device="cpu"))
+
+
 def test_a_port_in_use_is_told(server):
     with pytest.raises(UserError, match="--port .* leave it out for a free one"):
         demo.Server(demo.DemoConfig("weights.pth", port=server.server_port, device="cpu"))
@@ -312,8 +317,8 @@ def test_ctrl_c_ends_it_quietly(tmp_path):
 
 
 @pytest.fixture
-def browser():
-    """Chromium without a window; skips where there is none."""
+def browser(tmp_path):
+    """Chromium without a window, which saves to a temporary folder; skips where there is none."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     program = shutil.which("chromium") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
@@ -323,6 +328,7 @@ def browser():
     options.binary_location = program
     for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1280,900"):
         options.add_argument(flag)
+    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path)})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     service = webdriver.ChromeService(driver)
     browser = webdriver.Chrome(options=options, service=service)
@@ -331,7 +337,7 @@ def browser():
 
 
 @pytest.mark.slow
-def test_the_page_follows_typing_clicks_and_keys(server, browser):
+def test_the_page_follows_typing_clicks_and_keys(server, browser, tmp_path):
     from selenium.webdriver import ActionChains, Keys
     from selenium.webdriver.common.by import By
 
@@ -379,8 +385,9 @@ def test_the_page_follows_typing_clicks_and_keys(server, browser):
     wait("document.querySelector('#map.on')")
     assert find("#caption button").get_attribute("aria-pressed") == "true"
     find("#picture").click()
-    wait("[...document.querySelectorAll('#caption button')].some("
-         "(b) => b.style.getPropertyValue('--weight') > 0)")  # fmt: skip
+    colours = "[...document.querySelectorAll('#caption button')].map("
+    colours += "(b) => getComputedStyle(b).backgroundColor)"
+    wait(f"new Set({colours}).size > 1")
     assert find("#place").is_displayed()
     left = find("#place").value_of_css_property("left")
     press(Keys.ARROW_RIGHT)
@@ -399,6 +406,18 @@ def test_the_page_follows_typing_clicks_and_keys(server, browser):
     typed = browser.execute_script("return pictures[0].caption")
     assert typed == find("#prompt").get_attribute("value")
     large = find("#large").get_attribute("src")
+
+    # What is saved is the picture that is seen.
+    find("#save").click()
+    name = browser.execute_script("return pictures[0].file")
+    end = time.monotonic() + 20
+    while not (tmp_path / name).exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert large.endswith(base64.b64encode((tmp_path / name).read_bytes()).decode())
+    assert Image.open(tmp_path / name).text["caption"] == typed
+
+    # The other end of the slider, and another seed.
     browser.execute_script("document.querySelector('#temperature').focus()")
     press(Keys.END)
     drawn()
@@ -413,7 +432,9 @@ def test_the_page_follows_typing_clicks_and_keys(server, browser):
     # Another model, and the other theme.
     from selenium.webdriver.support.select import Select
 
+    before = browser.execute_script("return number")
     Select(find("#model")).select_by_visible_text("results/flags")
+    wait(f"number > {before}")
     drawn()
     scheme = "return getComputedStyle(document.body).backgroundColor"
     colour = browser.execute_script(scheme)
