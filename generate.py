@@ -38,6 +38,7 @@ import checkpoint
 from config import VERSION, GenerateConfig, UserError, choose_device, run
 from files import write_whole
 from model import TextToImageModel, to_uint8
+from reports.hints import unknown_hints
 from tokenizer import SPECIAL_TOKENS, shown, split_words
 
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
@@ -210,7 +211,7 @@ def tell_what_is_not_drawn(model: TextToImageModel, drawings: list[Drawing], mar
     lost = [p for p in prompts if p and not set(split_words(p)) & known]
     if lost and opened and completes:
         print(f"no known word in {named(lost)}: any image is drawn")
-    for line in model.unknown_hints(prompts):
+    for line in unknown_hints(model, prompts):
         print(line)
     if long := [p for p in prompts if len(model.tokenizer.encode(p)) > limit]:
         print(f"only the first {limit - 1} words count of {named(long)}")

@@ -24,6 +24,7 @@ from model import (
     from_uint8,
     to_uint8,
 )
+from reports.hints import suggest, unknown_hints
 from tokenizer import PAD, Tokenizer
 
 CAPTIONS = ["a red circle", "a blue star at the left of a big green ring", "red", ""]
@@ -413,7 +414,7 @@ def test_a_look_tells_where_each_word_acted():
 
 def test_generate_warns_of_unknown_words_as_the_command_line_tells_them():
     model = small_model()
-    [hint] = model.unknown_hints(["a red cirkle"])
+    [hint] = unknown_hints(model, ["a red cirkle"])
     assert hint == 'unknown word "cirkle" in "a red cirkle"; the nearest known one is "circle"'
     with pytest.warns(UserWarning, match=re.escape(hint)) as found:
         model.generate("a red cirkle")
@@ -451,11 +452,11 @@ def test_known_words_are_suggested_where_their_place_is_clear(prompt, written, e
         written.format(often[seed], chr(97 + seed) * 2) for seed in seeds
     ]
     word = next(w for w in prompt.split() if w not in tokenizer.ids)
-    assert model.suggest(prompt, word) == expected
+    assert suggest(model, prompt, word) == expected
 
 
 def test_a_model_without_a_completer_suggests_nothing():
-    assert small_model(completer_dim=0).suggest("a red cat", "cat") == []
+    assert suggest(small_model(completer_dim=0), "a red cat", "cat") == []
 
 
 def test_a_model_is_shown_large_with_what_it_drew_and_where_its_words_acted():

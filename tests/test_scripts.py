@@ -20,7 +20,8 @@ import save_model
 import train
 from config import VERSION, GenerateConfig, ModelConfig, SaveConfig, TrainConfig, UserError
 from generate import file_name
-from model import MAX_TOLD, TextToImageModel
+from model import TextToImageModel
+from reports.hints import MAX_TOLD
 from tokenizer import Tokenizer
 
 ROOT = Path(__file__).parent.parent
