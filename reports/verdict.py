@@ -1,6 +1,7 @@
 """How did a run go? In words, from the numbers of its last validation."""
 
 HARDLY, WELL = 1.2, 2.0  # text_dependence: below, above
+NEAREST = 0.5  # own_nearest, from which on captions are well learnt
 SOFT, GRAINY = 0.75, 1.3  # edge energy: below, above
 ALIKE = 0.01  # noise_dependence, below which seeds give much the same
 FEW_HELD_OUT = 20  # images; what fewer tell is chance
@@ -33,7 +34,7 @@ def verdict(
     depends, near = train["text_dependence"], train["own_nearest"]
     told = (f"another caption's image is {depends:.1f} times as far from a drawing as its own, "
             f"which is the nearest of {min(100, num_images)} to {near:.0%}")  # fmt: skip
-    good = depends >= WELL
+    good = depends >= WELL and near >= NEAREST
     if depends < HARDLY:
         found.append(f"captions trained on hardly decide what is drawn ({told})")
     else:
