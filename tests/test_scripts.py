@@ -341,7 +341,7 @@ def test_a_model_card_tells_data_words_and_what_was_measured(image_folder):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     near = [f"{line['own_nearest']:.3g}" for line in lines if "own_nearest" in line][-2:]
     for what in ("60 pictures with 60 captions", "to be filled in", record["commit"],
-                 "and, then, blue, gold, green, red", " | ".join(near),
+                 "6, the most frequent first: and, then, ", " | ".join(near),
                  "python evaluate.py --model out.pth"):  # fmt: skip
         assert what in card, what
 
