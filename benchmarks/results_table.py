@@ -24,18 +24,14 @@ HEADLINES = {
     "unseen_pairs": "pairs of colour and shape never trained on",
     "three_objects": "three objects",
     "place_open": "place left open",
-    "colour_and_place_open": "colour and place left open",
     "colour_and_shape_alone": "*a red circle*",
     "shape_alone": "*star*",
-    "tags": "tags",
     "relations": "*a circle left of a star*",
     "counts": "*two red circles*",
     "other_patterns": "sentences and words never trained on",
     "small_shapes": "single small objects",
     "smallest": "the worst shape of these",
     "edge_energy": "edge energy, drawn / real",
-    "high_frequency_energy": "highest frequencies",
-    "open": "variance over seeds",
 }
 COLUMNS = {"drawn": "shipped weights", "as typed": "as typed"}
 
@@ -49,9 +45,6 @@ def headline(evaluation: dict, system: str, name: str) -> list[float] | None:
     rates = [rate[0] for rate in row.get("small_shapes", {}).values()]
     if rates and name in ("small_shapes", "smallest"):
         return [statistics.mean(rates) if name == "small_shapes" else min(rates)]
-    if name == "open":
-        found = [kind["diversity"][0] for kind in row.get("open", {}).values()]
-        return [statistics.mean(found)] if found else None
     return row.get(name)
 
 
