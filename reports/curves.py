@@ -91,7 +91,7 @@ def font_of(size: int) -> ImageFont.FreeTypeFont:
 
 def terms_of(metrics: Sequence[dict]) -> list[str]:
     """The names of losses, scores and ratios in lines of metrics.jsonl, in their order there."""
-    ends = ("_loss", "_score", "_dependence", "_nearest", "_energy")
+    ends = ("_error", "_loss", "_score", "_dependence", "_nearest", "_energy")
     names = dict.fromkeys(name for m in metrics for name in m if name.endswith(ends))
     return [name for name in names if any(m.get(name) for m in metrics)]  # 0: there is no seed
 

@@ -24,6 +24,8 @@ from reports.forecast import Phase, duration
 
 SHOWN = 128  # pixels, of larger images of a batch
 MEANINGS = {
+    "coarse_error": "how far drawings are from their images, both made small: falls in a good run, "
+    "whatever losses begin to count",
     "regression_loss": "how far drawings are from their images",
     "energy_score": "how badly several drawings stand for an image held out: lower is better, and "
     "the weights with the lowest are kept",
@@ -106,9 +108,8 @@ def advice(config: TrainConfig, phases: Phases, seen: int) -> list[str]:
                         "From there on the regression loss of training falls and that of "
                         "validation may rise: look at the energy score.")  # fmt: skip
         elif label == "sharpness":
-            told.append(f"{at} the losses of texture and colour {tense}. Terms that are added make "
-                        "the total in the terminal rise: look at swd loss, edge energy and the "
-                        "sheets.")  # fmt: skip
+            told.append(f"{at} the losses of texture and colour {tense}: look at swd loss, edge "
+                        "energy and the sheets.")  # fmt: skip
     if not config.completer_only:
         told += [
             "Sheets: drawings of captions trained on should get the subject right first. If only "
