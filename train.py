@@ -495,9 +495,11 @@ def train(
                 if model.completer:
                     measured["completion_loss"] = completion_loss(ema, validation, config.pairs)
                 log.add("validation", size, measured)
-                for warning in (track_best(progress, measured, ema, config),
-                                track_best_completer(progress, measured, ema),
-                                doubt_captions(progress, config, len(once))):  # fmt: skip
+                warnings = [track_best(progress, measured, ema, config),
+                            track_best_completer(progress, measured, ema)]  # fmt: skip
+                if len(validation) < FEW_HELD_OUT:  # chance
+                    warnings = []
+                for warning in [*warnings, doubt_captions(progress, config, len(once))]:
                     if warning:
                         log.bar.write(warning)
                 title = f"{folder.name}: {seen:,} images seen; none is picked"

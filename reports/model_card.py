@@ -46,7 +46,7 @@ def model_card(
 
 ## Data
 
-{collection or "    not recorded"}
+{collection or ("    the built-in scenes" if scenes else "    not recorded")}
 
 {licence}
 

@@ -942,6 +942,7 @@ def test_a_loss_that_leaps_and_recovers_is_logged_and_not_repaired(image_folder,
 
 
 def test_overfitting_is_told_and_the_best_weights_are_drawn_from(image_folder, monkeypatch, capsys):
+    monkeypatch.setattr(train, "FEW_HELD_OUT", 3)
     scores = iter([0.10, 0.30, 0.20, 0.19, 0.25])  # blurred pictures of the first do not count
     original = train.validate
     monkeypatch.setattr(
@@ -964,6 +965,7 @@ def test_overfitting_is_told_and_the_best_weights_are_drawn_from(image_folder, m
 def test_the_best_completer_is_kept_and_learning_by_heart_is_told(
     image_folder, monkeypatch, capsys
 ):
+    monkeypatch.setattr(train, "FEW_HELD_OUT", 3)
     losses = iter([5.0, 3.0, 3.05, 4.0])
     monkeypatch.setattr(train, "completion_loss", lambda *_: next(losses))
     run = train.main(tiny(image_folder, images=128, sample_every=32, keep_every=32))
@@ -1037,7 +1039,20 @@ def test_weights_can_be_given_a_completer_and_draw_the_same_as_typed(image_folde
         tiny(image_folder, completer_only=True, init_from=str(old), completer_dim=0)
 
 
+def test_overfitting_of_a_few_images_held_out_is_chance_and_not_told(
+    image_folder, monkeypatch, capsys
+):
+    scores = iter([0.1, 0.1, 0.3, 0.3])
+    original = train.validate
+    monkeypatch.setattr(
+        train, "validate", lambda *args: original(*args) | {"energy_score": next(scores)}
+    )
+    train.main(tiny(image_folder, images=128, sample_every=32))
+    assert "drawn best after" not in capsys.readouterr().out
+
+
 def test_overfitting_is_told_before_all_terms_count(image_folder, monkeypatch, capsys):
+    monkeypatch.setattr(train, "FEW_HELD_OUT", 3)
     original = train.validate
 
     def overfitting_told(run, noise_dim, *losses):
