@@ -477,6 +477,8 @@ def resume(config: TrainConfig, folder: Path, fingerprints: dict[str, str]) -> d
     left = {"images": 0, "min_count": 0, "latents": "auto", "pairs": "auto",
             "mask_scale": 0.0, "latent_temperature": 0.0}  # fmt: skip
     kept = {n: state["config"].get(n, v) for n, v in left.items() if getattr(config, n) == v}
+    if config.minutes:  # they chose the length when the run began
+        kept["images"] = state["config"]["images"]
     config = dataclasses.replace(config, minutes=0.0, **kept)
     # A setting that came later has a default that changes nothing, so that older runs go on; where
     # it would change something, another one was renamed, and the run is refused above.

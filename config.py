@@ -397,11 +397,11 @@ class GenerateConfig:
     def __post_init__(self) -> None:
         check_values(self)
         # What to draw, and the settings that say nothing there.
-        idle = {"input": (), "input_file": (),
+        idle = {"input": ("frames",), "input_file": ("frames",),
                 "interpolate": ("grid", "attention", "show", "skip_existing"),
-                "from_png": ("seed", "n", "temperature", "as_typed", "grid"),
-                "vocabulary": ("n", "output", "grid", "as_typed", "skip_existing", "attention",
-                               "show", "upscale", "format")}  # fmt: skip
+                "from_png": ("seed", "n", "temperature", "as_typed", "grid", "frames"),
+                "vocabulary": ("frames", "n", "output", "grid", "as_typed", "skip_existing",
+                               "attention", "show", "upscale", "format")}  # fmt: skip
         flags = {f.name: f for f in fields(self)}
         given = [name for name in idle if getattr(self, name)]
         if given[:2] == ["input", "input_file"]:  # which go together
@@ -428,7 +428,8 @@ class GenerateConfig:
         if len(self.interpolate) > 1 and self.n > 1:
             raise UserError("--interpolate goes from caption to caption with one seed; leave out "
                             "--n, or give one caption")  # fmt: skip
-        if self.seed > 2**32 - self.n:
+        num = max(2, self.n) if len(self.interpolate) == 1 else self.n
+        if self.seed > 2**32 - num:
             raise UserError("--seed must be between 0 and 4294967295, that of the last image too")
 
 
@@ -539,6 +540,8 @@ def parse_flags(
                             "them all")  # fmt: skip
         assignments[name] = from_text(known[name], text)
     given = read_settings(given.pop("config", ""), known) | given | assignments
+    if given.get("minutes") and given.get("images"):
+        raise UserError("--minutes chooses --images; leave out one of them")
     return config_class(**presets.get(given.get("preset", ""), {}) | given)
 
 

@@ -46,6 +46,7 @@ ANIMATED = {".gif": "GIF", ".webp": "WEBP"}
 OPTIONS = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}  # small images
 BATCH = 32  # images drawn at once
 FRAME, REST = 80, 600  # milliseconds of a frame, and of one where an animation rests
+FRAME_NAME = re.compile(r"\d{4}\.(png|jpg|webp)")
 LARGEST = 16_383  # pixels a side: what every kind of file can hold
 EXAMPLES = 5  # captions beside the vocabulary
 
@@ -61,9 +62,10 @@ class Drawing(NamedTuple):
 
     def texts(self) -> dict[str, str]:
         """What a PNG keeps beside its pixels, by name."""
-        return {"prompt": self.prompt, "caption": self.caption, "seed": str(self.seed),
-                "temperature": plain(self.temperature), "model": self.mark,
-                "version": VERSION}  # fmt: skip
+        texts = {"prompt": self.prompt, "caption": self.caption, "seed": str(self.seed),
+                 "temperature": plain(self.temperature), "model": self.mark,
+                 "version": VERSION}  # fmt: skip
+        return {name: " ".join(str(text).split()) for name, text in texts.items()}  # grids: lines
 
 
 def plain(number: float) -> str:
@@ -218,8 +220,8 @@ def tell_what_is_not_drawn(model: TextToImageModel, drawings: list[Drawing], mar
     if opened and not completes:
         print("these weights complete no captions: they are drawn as typed")
     if others := [d for d in drawings if d.mark not in ("", mark)]:
-        print(f"{named([d.prompt for d in others])} was drawn by other weights, {others[0].mark}, "
-              f"not {mark}: the image will differ")  # fmt: skip
+        print(f"{named([d.prompt for d in others])} was drawn by weights {others[0].mark}, not "
+              f"{mark}: the image may differ")  # fmt: skip
 
 
 def print_vocabulary(model: TextToImageModel, config: GenerateConfig) -> None:
@@ -347,9 +349,13 @@ def draw_way(
         both = [a.caption, b.caption], [a.seed, b.seed]
         leg = model.interpolate(*both, config.frames, config.temperature)
         frames += [*pixels_of(leg, config.upscale)][bool(frames) :]  # which begins where one ended
-    folder, kind = path.with_suffix(""), ANIMATED[path.suffix.lower()]
-    for old in folder.glob("[0-9][0-9][0-9][0-9].*"):  # frames of a longer one
-        old.unlink()
+    folder, kind = path.with_name(f"{path.stem}-frames"), ANIMATED[path.suffix.lower()]
+    old = list(folder.iterdir()) if folder.exists() else []
+    if any(not FRAME_NAME.fullmatch(file.name) for file in old):
+        raise UserError(f"{folder} holds other things than frames of an animation; choose another "
+                        "--output")  # fmt: skip
+    for file in old:  # of a longer one
+        file.unlink()
     names = [folder / f"{i:04d}.{config.format}" for i in range(len(frames))]
     for name, frame in zip(names, frames, strict=True):
         save_image(frame, name)

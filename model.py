@@ -532,7 +532,7 @@ class TextToImageModel(nn.Module):
         tokens, uniforms = self._inputs(captions, seeds)  # of both: (2, L), (2, Z)
         text, latent = self.encode(tokens), self.choose_latent(tokens, uniforms, temperature)
         second = torch.linspace(0, 1, num, device=tokens.device)
-        share = torch.stack([1 - second, second], dim=1)  # (num, 2)
+        share = torch.stack([1 - second, second], dim=1).to(text.pooled.dtype)  # (num, 2)
         weight = share[:, :, None] * text.mask  # (num, 2, L)
         there = weight.sum(dim=1)  # (num, L), less than 1 where one caption has no word any more
         words = torch.einsum("nbl,bld->nld", weight, text.words) / there.clamp(min=1e-9)[..., None]

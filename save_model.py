@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import checkpoint
 from completion import END, MIN_SHARE, Completer, Reading, heads
 from config import COMPLETER_HEADS, RESULTS, SHIPPED_WEIGHTS, SaveConfig, UserError, run
-from files import previous, write_text
+from files import previous, write_text, write_whole
 from model import TextToImageModel, to_uint8
 from reports.model_card import model_card
 from tokenizer import PAD, SPECIAL_TOKENS, START, UNKNOWN
@@ -163,11 +163,15 @@ def write_card(
         "Learnt from": f"{seen:,} images seen"
         + f", the best weights after {best:,}" * (best < seen),
     }
+    settings = state.get("config", {})
+    scenes = bool(settings) and not settings["data"] and not settings["init_from"]
     words = model.tokenizer.vocabulary[len(SPECIAL_TOKENS) :]
     record = checkpoint.read_record(source.parent)
     metrics = state.get("metrics", [])
-    write_text(path, model_card(output.stem, str(output), facts, words, metrics, record))
-    print(f"for whoever gets it: {path}; the licence of the data is yours to fill in")
+    card = model_card(output.stem, str(output), facts, words, metrics, best, record, scenes)
+    write_whole(path, lambda file: file.write(card.encode()), keep_previous=True)
+    licence = "" if scenes else "; the licence of the data is yours to fill in"
+    print(f"for whoever gets it: {path}{licence}")
 
 
 def main(config: SaveConfig) -> Path:
@@ -215,8 +219,8 @@ def main(config: SaveConfig) -> Path:
     if replaces:
         print(f"replaced what was there, which is now {previous(output)}")
     if output.resolve() == SHIPPED_WEIGHTS:
-        file = SHIPPED_WEIGHTS.relative_to(SHIPPED_WEIGHTS.parent.parent)
-        print(f"to get the shipped weights back: git checkout -- {file}")
+        files = " ".join(f"{f.parent.name}/{f.name}" for f in (SHIPPED_WEIGHTS, card))
+        print(f"to get the shipped weights back: git checkout -- {files}")
     return output
 
 

@@ -156,7 +156,7 @@ class Tokenizer:
         ):
             if len(min(form, word, key=len)) >= 3 and form in self.ids:
                 return form
-        if len(word) <= 3 or not word.isalpha():
+        if not word.isalpha():
             return None
         near = [known for known in self.vocabulary[len(SPECIAL_TOKENS) :]
                 if known[0] == word[0] and known.isalpha() and is_slip(word, known)]  # fmt: skip

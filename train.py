@@ -264,12 +264,17 @@ def phases_of(config: TrainConfig, progress: Progress) -> list[Phase]:
     """The parts of a run in which images have one size, and the same losses count."""
     if config.completer_only:
         return [Phase(0, config.images, ("captions only",), 1.0)]
+    if progress.metrics and not progress.start:  # which halvings it began with
+        largest = config.image_size // progress.metrics[0]["image_size"]
+        progress = replace(progress, halvings=int(math.log2(largest)))
     marks = sorted({0.0, 1.0, *config.grow_at, config.latent_ramp[0], config.swd_ramp[0]})
     phases, before = [], None
     for first, last in pairwise(round(mark * config.images) for mark in marks if mark <= 1):
         middle = replace(progress, images_seen=(first + last) // 2)
+        if first == last:
+            continue
         stage = halvings, latent, swd = clock_at(config, middle).stage
-        if stage == before or first == last:
+        if stage == before:
             phases[-1] = phases[-1]._replace(last=last)
             continue
         new = {f"{config.image_size >> halvings} px": not before or before[0] != halvings,
@@ -326,7 +331,7 @@ def with_length(
     return replace(config, minutes=0.0, images=images * config.batch_size)
 
 
-def rehearse(config: TrainConfig, folder: Path, device: torch.device) -> Path:
+def rehearse(config: TrainConfig, folder: Path, device: torch.device, processes: Processes) -> Path:
     """Tell what a run would do. It is tried with steps whose weights are thrown away."""
     with tempfile.TemporaryDirectory() as cache:
         dataset, validation = open_data(replace(config, cache="off"), cache)
@@ -336,10 +341,10 @@ def rehearse(config: TrainConfig, folder: Path, device: torch.device) -> Path:
         networks, optimizers = checkpoint.networks_of(state, folder, config, device)
         print(f"{describe(config, networks.model, dataset, len(validation))}, {device}")
         if config.minutes:
-            config = with_length(config, dataset, networks, progress, Processes())
+            config = with_length(config, dataset, networks, progress, processes)
         phases = phases_of(config, progress)
         steps = math.ceil(TRIED / len(phases))
-        forecast = time_phases(phases, dataset, networks, config, progress, Processes(), steps)
+        forecast = time_phases(phases, dataset, networks, config, progress, processes, steps)
     for phase in forecast.phases:
         begins = " and ".join(phase.begins)
         print(f"  from image {phase.first:,}: {begins}, {1 / phase.seconds:.0f} images/s")
@@ -355,9 +360,7 @@ def rehearse(config: TrainConfig, folder: Path, device: torch.device) -> Path:
     print(f"disk: {cache / 1e6:,.0f} MB for decoded images, about {2 * 12 * weights / 1e6:,.0f} MB "
           f"in {folder}")  # fmt: skip
     if (folder / "checkpoint.pth").exists():
-        print(
-            f"{folder} is there already: the same command goes on with it; --run NAME begins anew"
-        )
+        print(f"{folder} is there already, and this tells of a new run: --run NAME begins one")
     print("nothing was changed; without --dry-run it begins")
     return folder
 
@@ -396,21 +399,21 @@ def require_finite(
 def main(config: TrainConfig) -> Path:
     """Train, or go on training; returns the run's folder."""
     folder, device = RESULTS / config.run_name(), choose_device(name_device(config.device))
-    if config.dry_run:
-        return rehearse(config, folder, device)
     with joined(device) as processes:
-        dataset, validation = open_data(config)
-        lock = locked(folder / "lock", wait=False) if processes.is_first else nullcontext()
-        with lock:
-            for litter in folder.rglob("*.tmp") if processes.is_first else ():
-                litter.unlink()  # of a process that was killed
-            try:
+        try:
+            if config.dry_run:
+                return rehearse(config, folder, device, processes)
+            dataset, validation = open_data(config)
+            lock = locked(folder / "lock", wait=False) if processes.is_first else nullcontext()
+            with lock:
+                for litter in folder.rglob("*.tmp") if processes.is_first else ():
+                    litter.unlink()  # of a process that was killed
                 return train(config, folder, device, dataset, validation, processes)
-            except torch.OutOfMemoryError as error:
-                less = f"--set accumulate={2 * config.accumulate} needs half, for the same result"
-                if 2 * config.accumulate > config.batch_size:
-                    less = "a smaller --image-size needs less, in a run of another name"
-                raise UserError(f"{device} has too little memory: {less}") from error
+        except torch.OutOfMemoryError as error:
+            less = f"--set accumulate={2 * config.accumulate} needs half, for the same result"
+            if 2 * config.accumulate > config.batch_size:
+                less = "a smaller --image-size needs less, in a run of another name"
+            raise UserError(f"{device} has too little memory: {less}") from error
 
 
 def train(
@@ -489,7 +492,7 @@ def train(
                 draws = due and not config.completer_only
                 log.train(size, {"lr": clock.lr} | (fit(ema, once) if draws else {}))
 
-            # Validate and sample
+            # Validate
             if processes.is_first and due:
                 measured = {} if config.completer_only else validate(ema, validation, device)
                 if model.completer:
@@ -502,10 +505,6 @@ def train(
                 for warning in [*warnings, doubt_captions(progress, config, len(once))]:
                     if warning:
                         log.bar.write(warning)
-                title = f"{folder.name}: {seen:,} images seen; none is picked"
-                save_samples(folder / f"samples/{seen:09d}.png", ema, validation, title, once)
-                examples = given.batch and examples_of(given.batch, model)
-                report.update(progress.metrics, examples, log.seconds_left())
 
             # Checkpoint
             keep = config.keep_every > 0 and passed(before, seen, config.keep_every)
@@ -520,6 +519,13 @@ def train(
                 checkpoint.save_run(
                     folder, config, fingerprints, progress, networks, optimizers, keep
                 )
+
+            # Show
+            if processes.is_first and due:
+                title = f"{folder.name}: {seen:,} images seen; none is picked"
+                save_samples(folder / f"samples/{seen:09d}.png", ema, validation, title, once)
+                examples = given.batch and examples_of(given.batch, model)
+                report.update(progress.metrics, examples, log.seconds_left())
     print_summary(config, folder, progress, about["command"], once, len(validation))
     if stop.status:
         sys.exit(stop.status)

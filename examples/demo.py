@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import checkpoint
 from completion import is_word
 from config import RESULTS, SHIPPED_WEIGHTS, UserError, check_values, choose_device, run, setting
-from generate import file_name
+from generate import Drawing, file_name
 from model import TextToImageModel, to_uint8
 from tokenizer import SPECIAL_TOKENS, split_words
 
@@ -135,6 +135,7 @@ class Studio:
         self.lock = threading.Lock()
         self.newest: dict[str, int] = {}  # page -> number of its last request
         self.loaded: dict[Path, TextToImageModel] = {}
+        self.marks: dict[str, str] = {}  # fingerprints of those, by name
 
     def files(self) -> dict[str, Path]:
         """All that can be chosen, by the name that the page shows; what it begins with is first."""
@@ -154,6 +155,7 @@ class Studio:
         model = None if anew else self.loaded.get(path)
         if model is None:
             model = checkpoint.load_model(path).to(self.device)
+            self.marks[name] = checkpoint.fingerprint(model)
             self.loaded = dict([*self.loaded.items(), (path, model)][-MAX_MODELS:])
         return model
 
@@ -202,6 +204,7 @@ class Studio:
         with self.turn(asked):
             times.append(time.perf_counter())
             model, seeds, warmth = self.model(asked.model), asked.seeds, asked.temperature
+            mark = self.marks[asked.model]
             captions = [asked.prompt] * len(seeds)
             if not asked.as_typed:
                 captions = model.complete(captions, seeds, warmth)
@@ -213,8 +216,7 @@ class Studio:
         how = "-as-typed" * asked.as_typed + (f"-temperature{warmth:g}" if warmth != 1 else "")
         pictures = []
         for seed, caption, pixels in zip(seeds, captions, images, strict=True):
-            texts = {"prompt": asked.prompt, "caption": caption, "seed": str(seed),
-                     "temperature": f"{warmth:g}"}  # fmt: skip
+            texts = Drawing(asked.prompt, seed, warmth, caption, mark).texts()
             pictures.append({"seed": seed, "caption": caption, "words": split_words(caption),
                              "file": file_name(asked.prompt, seed, how),
                              "png": png(pixels, texts)})  # fmt: skip
@@ -317,6 +319,7 @@ class Server(ThreadingHTTPServer):
     """Serves the page on this machine, and to nobody else."""
 
     daemon_threads = True
+    allow_reuse_address = os.name == "posix"  # elsewhere it would take a port in use
 
     def __init__(self, config: DemoConfig):
         self.studio = Studio(config)

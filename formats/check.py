@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from config import FEW, CheckConfig, DataConfig, ModelConfig, UserError, name_of, word_minimum
+from config import FEW, CheckConfig, ModelConfig, TrainConfig, UserError, name_of, word_minimum
 from files import write_whole
 from formats.cache import UNREADABLE, Streamed, span_of
 from formats.export import export_collection
@@ -69,8 +69,8 @@ def check_or_export(config: CheckConfig) -> None:
 def train_command(config: CheckConfig, opened: OpenedCollection) -> str:
     """What to type, with the flags that this check was given, and one for long captions."""
     command = ["python train.py --data", shlex.quote(config.data)]
-    for f in fields(DataConfig):
-        value = getattr(config, f.name)
+    for f in fields(TrainConfig):
+        value = getattr(config, f.name, f.default)
         if f.name == "data" or value == f.default:
             continue
         flag = name_of(f) if f.metadata["flag"] else f"{name_of(f)}={value}"

@@ -35,6 +35,7 @@ from formats.texts import CAPTION_COLUMNS, PATH_COLUMNS, begins_as_table, rows_o
 
 CANNOT_BE_READ = "files that cannot be read"
 WITH_PATHS = ("imagefolder", "table", "coco")  # layouts that name images by their paths
+NAMED_BY_COLUMNS = ("imagefolder", "table")
 FEW = 0.01  # of the images: so many that only another layout captions are no problem
 MOST_NAMED = 6  # of what else is there
 MOST_TABLES = 100  # of different names, which are read
@@ -117,6 +118,10 @@ def read_collection(source: Source) -> Collection:
         del skipped[reason]
     if not collection.records:
         raise nothing_found(chosen, collection)
+    if (source.image_column or source.caption_column) and chosen.layout not in NAMED_BY_COLUMNS:
+        raise UserError(f"{source.texts.root} is read as {chosen.layout}, which has no columns; "
+                        "leave out --image-column and --caption-column, or name the table: --data "
+                        "FILE")  # fmt: skip
     return collection
 
 

@@ -134,12 +134,13 @@ def read_rows(source: Source) -> Collection:
         if len(source.entries) == 1 or split.lower() not in SPLITS:
             split = ""
         for where, row in rows_of(source.texts, entry, gathered.skip):
-            if source.image_column:
-                row = row | {PATH_COLUMNS[0]: cell_in(row, source.image_column)}
             names = [row[column] for column in PATH_COLUMNS if row.get(column)][:1] or [
                 name for column, cell in row.items() if FILE_NAMES.fullmatch(column)
                 for name in (cell if isinstance(cell, list) else [cell])
             ]  # fmt: skip
+            if source.image_column:
+                cell = cell_in(row, source.image_column)
+                names = cell if isinstance(cell, list) else [cell]
             named = source.caption_column
             cell = caption_cell({"text": cell_in(row, named)} if named else row)
             gathered.add_row(where, folder, names, cell, row.get("split") or split, within=split)

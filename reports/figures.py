@@ -21,6 +21,7 @@ from files import write_whole
 
 COLUMNS = 8  # captions side by side
 IMAGE, GAP, CAPTION, TITLE, LABEL = 128, 2, 76, 30, 24  # sizes in pixels
+LETTERS = 24  # of a word beside a map
 LINE, SMALL, LARGE = 10, 8.5, 11  # of a caption's lines and letters, and of titles, in pixels
 ELLIPSIS = "\u2026"
 DPI = 100
@@ -238,7 +239,7 @@ def draw_look(
     num, step, name, margin = len(words), MAP + GAP, 16, 12
     cell = max(12, min(24, 384 // num))
     beside = LOOK + 2 * margin + MAPS * step  # where the words' own map begins
-    label = 7 * max(len(word[:LABEL]) for word in words)
+    label = 7 * max(len(word[:LETTERS]) for word in words)
     width = beside + margin + (label + cell * num + margin if between is not None else 0)
     about = wrap(caption, 150, 4)
     top = 62 + 13 * (1 + about.count("\n"))
@@ -258,7 +259,7 @@ def draw_look(
         share = np.asarray(share.resize((MAP, MAP), Image.Resampling.BILINEAR))[:, :, None]
         hot = 255 * colours(0.35 + 0.6 * share[:, :, 0])[:, :, :3]
         sheet.put(x, y, (dimmed + share * (hot - dimmed) * 0.8).round().astype(np.uint8))
-        sheet.write(x + MAP / 2, y + MAP + 3, word[:LABEL], ha="center", va="top", fontsize=7)
+        sheet.write(x + MAP / 2, y + MAP + 3, word[:LETTERS], ha="center", va="top", fontsize=7)
     if between is not None:
         x, y = beside + margin + label, top + label
         shares = colours(between / max(between.max(), 1e-9))[:, :, :3]
@@ -268,8 +269,8 @@ def draw_look(
                     fontsize=7, color="gray")  # fmt: skip
         for i, word in enumerate(words):
             middle = (i + 0.5) * cell
-            sheet.write(x - 3, y + middle, word[:LABEL], ha="right", va="center", fontsize=7)
-            sheet.write(x + middle, y - 3, word[:LABEL], ha="center", va="bottom", fontsize=7,
+            sheet.write(x - 3, y + middle, word[:LETTERS], ha="right", va="center", fontsize=7)
+            sheet.write(x + middle, y - 3, word[:LETTERS], ha="center", va="bottom", fontsize=7,
                         rotation=90)  # fmt: skip
     return sheet.drawn()
 

@@ -32,15 +32,6 @@ class Forecast:
         pace = (elapsed + trust) / (self.seconds(began, seen) + trust)
         return pace * self.seconds(seen, end)
 
-    def scaled(self, images: int) -> "Forecast":
-        """Of a run of another length."""
-        length = self.phases[-1].last
-        return Forecast(
-            [phase._replace(first=phase.first * images // length,
-                            last=phase.last * images // length) for phase in self.phases],
-            self.measured,
-        )  # fmt: skip
-
     def images_in(self, seconds: float) -> int:
         """How long a run takes so many seconds, in images; its phases grow with it."""
         return int(seconds * self.phases[-1].last / self.seconds(0, self.phases[-1].last))

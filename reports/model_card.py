@@ -3,7 +3,7 @@
 MOST_WORDS = 60  # that are named
 MEANINGS = {  # of numbers of metrics.jsonl, for people
     "own_nearest": "share of drawings to which the own image is the nearest of up to 100",
-    "text_dependence": "how many times as far another caption's image is; 1: words are ignored",
+    "text_dependence": "how many times as wrong another caption's drawing is; 1: words are ignored",
     "edge_energy": "energy of edges, drawn / real; 1 is as sharp as real ones",
     "noise_dependence": "share of the variance that seeds make",
     "completion_loss": "nats that the completer pays for a full caption",
@@ -11,21 +11,30 @@ MEANINGS = {  # of numbers of metrics.jsonl, for people
 
 
 def model_card(
-    name: str, file: str, facts: dict[str, str], words: list[str], metrics: list[dict], record: dict
+    name: str,
+    file: str,
+    facts: dict[str, str],
+    words: list[str],
+    metrics: list[dict],
+    best: int,
+    record: dict,
+    scenes: bool,
 ) -> str:
     """The page.
 
     facts: what to put first, by name; words: the vocabulary, the most frequent first; metrics: the
-    lines of metrics.jsonl; record: config.json of the run, {} where there is none.
+    lines of metrics.jsonl; best: images seen when the weights were as they are exported; record:
+    config.json of the run, {} where there is none; scenes: nothing but the built-in scenes was
+    learnt from.
     """
-    last = {line["split"]: line for line in metrics if "text_dependence" in line}
+    last = {line["split"]: line for line in metrics
+            if "text_dependence" in line and line["images"] <= best}  # fmt: skip
     rows = [f"| {meaning} | {cell(last.get('train'), key)} | {cell(last.get('validation'), key)} |"
             for key, meaning in MEANINGS.items()
             if any(key in line for line in last.values())]  # fmt: skip
     measured = "\n".join(["| | captions trained on | held out |", "| --- | --- | --- |", *rows])
     more = f" and {len(words) - MOST_WORDS:,} rarer ones" if len(words) > MOST_WORDS else ""
     collection = "\n".join(f"    {line}" for line in record.get("collection", "").splitlines())
-    scenes = not record.get("train", {}).get("data", "")
     made = {"Command": f"`{record.get('command', 'not recorded')}`",
             "Commit": record.get("commit", "not recorded"),
             "Hardware": record.get("hardware", "not recorded"),
@@ -59,7 +68,7 @@ Others are unknown: they are named, and do not count.
 
 {measured if rows else "Nothing was measured in training."}
 
-At the last validation of training. More: `python evaluate.py --model {file}`.
+At the validation of these weights in training. More: `python evaluate.py --model {file}`.
 
 ## Limits
 

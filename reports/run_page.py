@@ -141,7 +141,8 @@ def page_of(
         section("Settings", settings(config)),
     ]
     title = escape(f"{name}: {seen / config.images:.0%}")
-    return TEMPLATE.replace("TITLE", title).replace("BODY", "\n".join(filter(None, sections)))
+    before, after = TEMPLATE.split("BODY")
+    return before.replace("TITLE", title) + "\n".join(filter(None, sections)) + after
 
 
 def head(

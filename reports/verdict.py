@@ -32,8 +32,8 @@ def verdict(
         return [*found, "a smoke run only shows that everything works; it is far too short to "
                 "draw: leave out --preset smoke"]  # fmt: skip
     depends, near = train["text_dependence"], train["own_nearest"]
-    told = (f"another caption's image is {depends:.1f} times as far from a drawing as its own, "
-            f"which is the nearest of {min(100, num_images)} to {near:.0%}")  # fmt: skip
+    told = (f"another caption's drawing is wrong {depends:.1f} times as much; {near:.0%} are "
+            f"nearest to their own image, of {min(100, num_images)}")  # fmt: skip
     good = depends >= WELL and near >= NEAREST
     if depends < HARDLY:
         found.append(f"captions trained on hardly decide what is drawn ({told})")

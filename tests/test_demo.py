@@ -20,7 +20,7 @@ from PIL import Image
 
 import checkpoint
 from config import ModelConfig, UserError
-from generate import save_image
+from generate import Drawing, save_image
 from model import TextToImageModel, to_uint8
 from tokenizer import Tokenizer
 
@@ -91,8 +91,8 @@ def test_pictures_are_those_of_the_model_and_keep_what_they_were_drawn_from(serv
         image = Image.open(io.BytesIO(base64.b64decode(picture["png"])))
         assert np.abs(np.asarray(image).astype(int) - drawn[i]).max() <= 1
         assert picture["caption"] == captions[i]
-        texts = {"prompt": "a red circle", "caption": captions[i], "seed": str(3 + i),
-                 "temperature": "0.5"}  # fmt: skip
+        mark = checkpoint.fingerprint(model)
+        texts = Drawing("a red circle", 3 + i, 0.5, captions[i], mark).texts()
         save_image(drawn[i], tmp_path / "a.png", texts)
         assert image.text == Image.open(tmp_path / "a.png").text == texts
         assert picture["file"] == f"a-red-circle-seed{3 + i}-temperature0.5.png"
@@ -107,8 +107,8 @@ def test_as_typed_nothing_is_completed(server):
 def test_where_words_acted_is_told_for_each_word(server):
     status, reply = ask(server, "/look", asked(prompt="a red circle", seeds=[1]))
     maps = np.array(reply["maps"])
-    assert status == 200 and maps.shape[0] == 3 and maps.shape[1] == maps.shape[2]
-    assert (maps.sum(axis=0) <= 1001).all() and maps.max() > 0
+    expected = checkpoint.load_model("weights.pth").look("a red circle", 1).maps[1:] * 1000
+    assert status == 200 and np.abs(maps - expected.round().numpy()).max() <= 1
 
 
 def test_unknown_words_come_with_the_nearest_known_one(server):

@@ -65,7 +65,8 @@ def test_an_animation_goes_from_caption_to_caption_and_leaves_its_frames(weights
     animation, *frames = draw("--interpolate", *prompts, "--model", weights, "--seed", "4",
                               "--frames", "5", "--upscale", "2")  # fmt: skip
     assert animation.suffix == ".gif" and len(frames) == 9  # the middle is in both legs
-    assert {path.parent for path in frames} == {animation.with_suffix("")}
+    folder = animation.with_name(f"{animation.stem}-frames")
+    assert {path.parent for path in frames} == {folder}
     shown = [pixels_in(path) for path in frames]
     model = checkpoint.load_model(weights)
     for frame, prompt in zip(shown[::4], prompts, strict=True):
@@ -80,11 +81,15 @@ def test_one_caption_goes_through_its_seeds_as_webp_without_a_loss(weights):
         animation, *frames = draw("--interpolate", "red", "--model", weights, "--n", f"{n}",
                                   "--frames", "3", "--output", "way.webp")  # fmt: skip
         assert animation == Path("way.webp") and len(frames) == num
-        assert len(list(Path("way").iterdir())) == num
+        assert len(list(Path("way-frames").iterdir())) == num
         for moved, frame in zip(frames_of(animation), frames, strict=True):
             assert np.array_equal(moved, pixels_in(frame))
     draw("--interpolate", "red", "--model", weights, "--frames", "3", "--output", "way.webp")
-    assert len(list(Path("way").iterdir())) == 3  # none is left of the longer one
+    assert len(list(Path("way-frames").iterdir())) == 3  # none is left of the longer one
+    Path("way-frames/0001.txt").touch()  # somebody's
+    with pytest.raises(UserError, match="way-frames holds other things"):
+        draw("--interpolate", "red", "--model", weights, "--frames", "3", "--output", "way.webp")
+    assert len(list(Path("way-frames").iterdir())) == 4
 
 
 def test_an_animation_is_no_png(weights):
@@ -197,7 +202,7 @@ def test_other_weights_than_those_that_drew_it_are_told(weights, capsys):
     [path] = draw("--input", "red", "--model", weights, "--output", "a.png")
     draw("--from-png", "a.png", "--model", make_weights("other.pth", seed=1))
     marks = [checkpoint.fingerprint(checkpoint.load_model(p)) for p in (weights, "other.pth")]
-    told = f'"red" was drawn by other weights, {marks[0]}, not {marks[1]}: the image will differ'
+    told = f'"red" was drawn by weights {marks[0]}, not {marks[1]}: the image may differ'
     assert told in capsys.readouterr().out
     generate.save_image(pixels_in(path), Path("old.png"),
                         {"prompt": "red", "caption": "red", "seed": "0",

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.distributions import Normal
 
+from config import PRIOR_HEADS
 from latents import (
     BINS,
     MAX_LOG_STD,
@@ -86,6 +87,24 @@ def test_what_is_drawn_step_by_step_is_what_the_prior_tells_of_the_whole():
     odds = (prior(TOKENS, drawn) / 0.7).softmax(dim=2).flatten(0, 1)
     expected = quantile(odds, uniform.flatten()).unflatten(0, (2, 7)) * WIDTH - RANGE
     torch.testing.assert_close(drawn, expected, atol=1e-3, rtol=0)
+
+
+def test_attention_whose_projections_are_folded_is_that_of_torch():
+    prior = prior_of(4, trained=True)
+    for layer in (prior.query, prior.out):
+        nn.init.normal_(layer.bias)
+    before, words = torch.randn(2, 4, 16), prior.reader(prior.embedding(TOKENS), TOKENS != 0)
+    attention = nn.MultiheadAttention(16, PRIOR_HEADS, batch_first=True)
+    key_value = prior.key_value
+    with torch.no_grad():
+        attention.in_proj_weight.copy_(torch.cat([prior.query.weight, key_value.weight]))
+        attention.in_proj_bias.copy_(torch.cat([prior.query.bias, key_value.bias]))
+        attention.out_proj.load_state_dict(prior.out.state_dict())
+    x = before + prior.first(before)
+    found, _ = attention(prior.norm(x), words, words, key_padding_mask=TOKENS == 0)
+    x = x + found
+    expected = prior.to_bins(x + prior.second(x))
+    torch.testing.assert_close(prior.choose(before, prior.read(TOKENS)), expected)
 
 
 def test_a_value_depends_on_the_words_and_on_the_values_before_it():

@@ -154,6 +154,10 @@ def test_phases_are_those_that_the_settings_have():
     assert told(grow_at=(0.1,), noise_dim=8, swd_weight=0.0) == [(100, "64 px"), late[0]]
     assert told(1, image_size=32) == [(400, "32 px"), *late]  # 16 px from the beginning
     assert told(0, init_from="file") == late
+    again = [{"images": 100, "image_size": 16}]  # of a run that goes on at full size
+    config = TrainConfig(images=1000, latents="on")
+    resumed = train.phases_of(config, Progress(images_seen=500, metrics=again))
+    assert marks_of(resumed) == told()
     assert told(0, start=500) == told(0, init_from="file", completer_only=True) == []
     assert Report(Path(), CONFIG, [], 500).phases == [(500, "trained on")]
 

@@ -24,6 +24,7 @@ import learning
 import muon
 import train
 from config import (
+    PRESETS,
     CheckConfig,
     Recipe,
     TrainConfig,
@@ -349,6 +350,36 @@ def test_minutes_choose_the_length_of_a_run_and_the_command_repeats_it(
     assert "is finished: 112 images seen" in capsys.readouterr().out
 
 
+def test_minutes_win_over_a_preset_and_the_same_command_goes_on(image_folder, monkeypatch):
+    monkeypatch.setattr(
+        train, "time_phases", lambda phases, *_: Forecast(
+            [phase._replace(seconds=0.5 * train.BESIDE) for phase in phases], measured=True
+        )
+    )  # fmt: skip
+    settings = PRESETS["smoke"] | {"preset": "smoke", "minutes": 1.0, "run": "timed"}
+    train.main(tiny(image_folder, **settings, stop_after=48))
+    run = train.main(tiny(image_folder, **settings))
+    assert checkpoint.load(run / "checkpoint.pth")["images_seen"] == 112
+    train.main(tiny(image_folder, **settings))  # and does not begin anew when it is finished
+    assert checkpoint.load(run / "checkpoint.pth")["images_seen"] == 112
+
+
+def test_a_page_that_cannot_be_written_costs_no_images(image_folder, monkeypatch):
+    def full(*_):
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(train.Report, "update", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        train.main(tiny(image_folder))
+    state = checkpoint.load(Path("results/flags/checkpoint.pth"))
+    assert state["images_seen"] == 48
+
+
+def test_a_run_of_two_images_is_a_run(image_folder):
+    run = train.main(tiny(image_folder, images=2, batch_size=2))
+    assert checkpoint.load(run / "checkpoint.pth")["images_seen"] == 2
+
+
 def test_a_dry_run_tells_what_would_happen_and_changes_nothing(image_folder, capsys):
     train.main(tiny(image_folder, dry_run=True, noise_dim=0))
     told = capsys.readouterr().out
@@ -377,7 +408,7 @@ def test_how_well_drawings_fit_their_captions_is_logged_and_told(image_folder, c
     assert [line["split"] for line in lines] == 2 * ["train", "validation"]
     both = [f"{line['own_nearest']:.0%}" for line in lines[-2:]]
     told = capsys.readouterr().out
-    assert f"which is the nearest of 57 to {both[0]})" in told
+    assert f"{both[0]} are nearest to their own image, of 57)" in told
     assert "3 images held out are too few to tell how others will be drawn" in told
 
 

@@ -131,8 +131,9 @@ def test_too_little_to_train_on_is_told_and_nothing_is_refused(tmp_path, monkeyp
 
 def test_what_to_type_to_train_on_a_collection_is_told(flags, capsys):
     rewrite(flags, text=lambda i: " ".join(["word"] * 70))
-    _, told, _ = checked(flags, capsys, fit="pad", crop_boxes=True, cache="off")
+    more = {"fit": "pad", "crop_boxes": True, "cache": "off", "image_size": 32, "min_count": 3}
+    _, told, _ = checked(flags, capsys, **more)
     command = told.rpartition("to train on it: python train.py ")[2].split()
     config = parse_flags(TrainConfig, "", PRESETS, command)
-    assert (config.data, config.fit, config.crop_boxes) == (str(flags), "pad", True)
-    assert (config.cache, config.max_tokens) == ("off", 71)
+    assert {name: getattr(config, name) for name in more} == more
+    assert (config.data, config.max_tokens) == (str(flags), 71)

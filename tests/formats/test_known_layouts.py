@@ -578,6 +578,12 @@ def test_columns_of_any_name_are_read_where_they_are_named(tmp_path, name):
     expect(tmp_path, {"a.png": "a red bird"}, image_column="Picture", caption_column="Says")
     if name != "t.json":
         refused(tmp_path, EMPTY, image_column="Picture", caption_column="Said")
+        refused(tmp_path, "rows without file_name", image_column="Pictur")
+
+
+def test_a_column_is_refused_where_there_is_no_table(tmp_path):
+    write(tmp_path, "a.png", {"a.txt": "a"})
+    refused(tmp_path, "has no columns; leave out", caption_column="text")
 
 
 def test_an_image_whose_row_is_blank_is_counted_once(tmp_path):
