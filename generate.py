@@ -220,8 +220,8 @@ def tell_what_is_not_drawn(model: TextToImageModel, drawings: list[Drawing], mar
     if opened and not completes:
         print("these weights complete no captions: they are drawn as typed")
     if others := [d for d in drawings if d.mark not in ("", mark)]:
-        print(f"{named([d.prompt for d in others])} was drawn by weights {others[0].mark}, not "
-              f"{mark}: the image may differ")  # fmt: skip
+        print(f"{named([d.prompt for d in others])} was drawn by other weights, {others[0].mark}, "
+              f"not {mark}: the image may differ")  # fmt: skip
 
 
 def print_vocabulary(model: TextToImageModel, config: GenerateConfig) -> None:

@@ -202,7 +202,7 @@ def test_other_weights_than_those_that_drew_it_are_told(weights, capsys):
     [path] = draw("--input", "red", "--model", weights, "--output", "a.png")
     draw("--from-png", "a.png", "--model", make_weights("other.pth", seed=1))
     marks = [checkpoint.fingerprint(checkpoint.load_model(p)) for p in (weights, "other.pth")]
-    told = f'"red" was drawn by weights {marks[0]}, not {marks[1]}: the image may differ'
+    told = f'"red" was drawn by other weights, {marks[0]}, not {marks[1]}: the image may differ'
     assert told in capsys.readouterr().out
     generate.save_image(pixels_in(path), Path("old.png"),
                         {"prompt": "red", "caption": "red", "seed": "0",
