@@ -293,7 +293,8 @@ def choose_weights(name: str) -> tuple[Path, str]:
     elif newest := newest_run():
         path, why = newest, "the newest run"
     elif SHIPPED_WEIGHTS.exists() or not smoke:
-        path, why = SHIPPED_WEIGHTS, f"as there is no run in {RESULTS}{hint}"
+        other = "run but a smoke run" if smoke else "run"
+        path, why = SHIPPED_WEIGHTS, f"as there is no {other} in {RESULTS}{hint}"
     else:
         path, why = smoke, "a smoke run, as there is nothing else"
     return path / "checkpoint.pth" if path.is_dir() else path, why
@@ -375,6 +376,8 @@ def first_weights(config: TrainConfig, captions: list[str]) -> dict:
     new = dataclasses.replace(old.config, **{name: getattr(new, name) for name in free})
     known = old.tokenizer.vocabulary
     merged = Tokenizer(dict.fromkeys([*known, *tokenizer.vocabulary]))
+    print(f"begins with {config.init_from}: {len(known) - len(SPECIAL_TOKENS):,} words, and "
+          f"{len(merged) - len(known):,} new ones")  # fmt: skip
     weights = TextToImageModel(new, merged).state_dict()
     taken = {n: w for n, w in old.state_dict().items() if isinstance(w, Tensor) and n in weights}
     # Words that are new mean what unknown ones did; latents and augmentation that are new, nothing.
@@ -479,6 +482,7 @@ def resume(config: TrainConfig, folder: Path, fingerprints: dict[str, str]) -> d
     kept = {n: state["config"].get(n, v) for n, v in left.items() if getattr(config, n) == v}
     if config.minutes:  # they chose the length when the run began
         kept["images"] = state["config"]["images"]
+        print(f"--minutes became {kept['images']:,} images when the run began")
     config = dataclasses.replace(config, minutes=0.0, **kept)
     # A setting that came later has a default that changes nothing, so that older runs go on; where
     # it would change something, another one was renamed, and the run is refused above.

@@ -40,6 +40,10 @@ WITH_A_FLOW = ("it is of the time when latents came from a flow, which commit "
                "40d3ebf2320e682c53d2cabeb7f976496df81276 is the last to read")  # fmt: skip
 RESULTS = Path("results")  # results/<run>/checkpoint.pth
 SHIPPED_WEIGHTS = Path(__file__).parent / "results_short" / "text_to_image_model.pth"
+# What people type, and what it is called here.
+MEANT = {"--prompt": "--input", "--text": "--input", "--caption": "--input", "--smoke":
+         "--preset smoke", "--epochs": "--images", "--steps": "--images", "--dataset": "--data",
+         "--name": "--run", "--resume": "--run"}  # fmt: skip
 FIRST = "What people need first; in brackets: the default"
 FEW = 100  # images; fewer are not enough to learn from
 # What a collection of so many training images asks for, where no flag does.
@@ -301,7 +305,8 @@ class TrainConfig(DataConfig, ModelConfig, Recipe):
                             first=True)  # fmt: skip
     device: str = setting("auto", "where to compute: auto, cpu, cuda, cuda:1, mps", first=True)
     sample_every: int = setting(
-        10_000, "images between sample sheets, validations, checkpoints", positive=True
+        10_000, "images between sample sheets, validations, checkpoints; shorter runs have four",
+        positive=True,
     )
     init_from: str = setting("", "weights or run that a new run begins with; its words are kept",
                              first=True)  # fmt: skip
@@ -551,12 +556,19 @@ class Parser(argparse.ArgumentParser):
     hidden: dict[str, str]  # "--set name", and what to type to give this setting
 
     def error(self, message: str) -> NoReturn:
-        wrong = re.fullmatch(r"unrecognized arguments: (--[\w-]+).*", message, re.DOTALL)
-        if wrong:
+        wrong = re.fullmatch(r"unrecognized arguments: (.*)", message, re.DOTALL)
+        if wrong and not wrong[1].startswith("-"):
+            flags = [f for a in self._actions for f in a.option_strings if f in ("--input", "--data")]
+            hint = f'; did you mean {flags[0]} "{wrong[1]}"?' if flags else ""
+            message = f"{wrong[1]!r} belongs to no flag{hint}"
+        elif wrong:
+            wrong = re.match(r"(-[\w-]*)", wrong[1])
             right = {flag: flag for action in self._actions for flag in action.option_strings}
             right |= {"--" + name.split()[1].replace("_", "-"): to_type
                       for name, to_type in self.hidden.items()}  # fmt: skip
-            close = difflib.get_close_matches(wrong[1].lower().replace("_", "-"), right, n=1)
+            typed = wrong[1].lower().replace("_", "-")
+            right |= {flag: other for flag, other in MEANT.items() if other.split()[0] in right}
+            close = difflib.get_close_matches(typed, right, n=1)
             hint = f"; did you mean {right[close[0]]}?" if close else ""
             message = f"there is no flag {wrong[1]}{hint or '; --help lists all flags'}"
         raise UserError(message)
@@ -722,6 +734,9 @@ def provenance(device: "torch.device") -> dict:
         commit = subprocess.run(git, cwd=root, capture_output=True, text=True).stdout.strip()
     except OSError:  # git is not installed
         commit = ""
+    command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    if "launcher" in Path(sys.argv[0]).name or not sys.argv[0]:  # Jupyter's; its path says nothing
+        command = "from a notebook"
     # What multiplies matrices decides the speed: AVX2, AVX512 or AMX.
     has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
     kind = "AMX" if has_amx else torch.backends.cpu.get_cpu_capability()
@@ -729,7 +744,7 @@ def provenance(device: "torch.device") -> dict:
     if device.type == "cuda":
         hardware = torch.cuda.get_device_name(device)
     return {
-        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command,
         "commit": commit or "unknown",
         "hardware": hardware,
         "versions": {"python": platform.python_version(), "torch": torch.__version__},

@@ -298,6 +298,7 @@ def time_phases(
 ) -> Forecast:
     """What an image costs here in each phase that is left, from so many steps in the middle of
     each, of which the first makes ready. Nothing is learnt from them."""
+    print("timing a few steps of each phase, up to a minute where the machine is busy", flush=True)
     timed = []
     for phase in phases:
         middle = replace(progress, images_seen=(phase.first + phase.last) // 2)
@@ -440,7 +441,7 @@ def train(
     networks, optimizers = checkpoint.networks_of(state, folder / "checkpoint.pth", config, device)
     model, ema, posterior = networks
     once = dataset.once()
-    about = provenance(device) | {"precision": str(precision), "collection": dataset.summary()}
+    about = provenance(device) | {"precision": str(precision), "collection": dataset.summary(), "held_out": len(validation)}
     print(f"{describe(config, model, dataset, len(validation))}, {device}, {precision}")
     if config.minutes:
         minutes, config = (
@@ -463,9 +464,16 @@ def train(
     processes.any(False)  # waits till all have read what the first one will write
     if processes.is_first:
         checkpoint.write_record(folder, about, config, model.config, progress.images_seen)
+    # Runs too short for one sample sheet have four.
+    every = config.sample_every
+    if every > config.images:
+        every = max(1, config.images // 4)
     path = folder / "metrics.jsonl" if processes.is_first else None
     report = Report(folder, config, phases, progress.start) if processes.is_first else None
     log = Log(path, config, progress, dataset, forecast, end)
+    if processes.is_first:
+        report.update(progress.metrics, None, forecast.seconds(progress.images_seen, end))
+        print(f"to watch: {folder}/index.html, renewed every {every:,} images")
     with_graphs = config.graphs and device.type == "cuda"
     take_step = partial(learn_replayed, Replayed()) if with_graphs else learn
     stopping = False
@@ -486,8 +494,8 @@ def train(
             del values["gradient norm"]
             log.step(values, num)
             size, finished = config.image_size >> clock.halvings, seen == config.images
-            due = finished or passed(before, seen, config.sample_every)
-            often = config.sample_every / config.logs_per_sample
+            due = finished or passed(before, seen, every)
+            often = every / config.logs_per_sample
             if processes.is_first and (due or passed(before, seen, often)):
                 draws = due and not config.completer_only
                 log.train(size, {"lr": clock.lr} | (fit(ema, once) if draws else {}))
@@ -524,6 +532,7 @@ def train(
             if processes.is_first and due:
                 title = f"{folder.name}: {seen:,} images seen; none is picked"
                 save_samples(folder / f"samples/{seen:09d}.png", ema, validation, title, once)
+            if processes.is_first and (due or stopping):
                 examples = given.batch and examples_of(given.batch, model)
                 report.update(progress.metrics, examples, log.seconds_left())
     print_summary(config, folder, progress, about["command"], once, len(validation))

@@ -20,10 +20,12 @@ from formats.images import open_image
 from formats.opened import OpenedCollection, open_collection, spread
 from formats.places import Skipped
 from reports import figures
+from reports.verdict import FEW_HELD_OUT
 from tokenizer import SPECIAL_TOKENS, Tokenizer, split_words
 
 NUM_SHOWN = 32  # images of the sheet
 THUMBNAIL = 16  # pixels a side
+CUT = 0.01  # of the captions; more make it worth to read long ones whole
 SAME = 4.0  # root of the mean squared difference, of 255, up to which thumbnails are of one image
 MANY_HELD_OUT = 4_096
 ODD_CAPTIONS = {
@@ -77,8 +79,9 @@ def train_command(config: CheckConfig, opened: OpenedCollection) -> str:
         takes_value = f.metadata["flag"] and not isinstance(value, bool)
         command += [flag, shlex.quote(str(value))] if takes_value else [flag]
     captions = opened.captions(opened.indices("train"))
-    longest = 1 + max(len(split_words(caption)) for caption in captions)
-    if longest > ModelConfig().max_tokens:
+    lengths = [1 + len(split_words(caption)) for caption in captions]
+    longest, limit = max(lengths), ModelConfig().max_tokens
+    if sum(length > limit for length in lengths) > CUT * len(lengths):
         command.append(f"--set max_tokens={longest}")
     return " ".join(command)
 
@@ -180,7 +183,7 @@ def about_captions(opened: OpenedCollection, config: CheckConfig) -> Told:
     if words:
         known = sum(word in tokenizer.ids for word in words) / len(words)
         lines.append(f"  of the words in validation captions, {known:.1%} are in it")
-        if known < 0.9:
+        if known < 0.9 and len(held_out) >= FEW_HELD_OUT:
             more = "; --min-count 1 learns all" if least > 1 else ""
             problems.append(f"only {known:.1%} of the words in validation captions are known{more}")
     common, num = Counter(captions).most_common(1)[0] if captions else ("", 0)

@@ -237,8 +237,12 @@ def nothing_found(source: Source, collection: Collection) -> UserError:
     has_images = any(map(is_image_name, files))
     if source.layout in ("table", "imagefolder") and source.entries:
         rows = rows_of(source.texts, source.entries[0], lambda *_: None)
-        columns = ", ".join(map(str, next((row for _, row in rows), {}))) or "none"
-        what = f"{source.entries[0]} with the columns {columns}"
+        row = next((row for _, row in rows), {})
+        what = f"{source.entries[0]} with the columns {', '.join(map(str, row)) or 'none'}"
+        for flag, column in (("--image-column", source.image_column),
+                             ("--caption-column", source.caption_column)):  # fmt: skip
+            if column and column not in row and column.strip().lower() not in row:
+                return UserError(f"{flag} {column}: there is no such column; the table is {what}")
         advice = (f"a table needs a column with paths ({', '.join(PATH_COLUMNS)}) and one with "
                   f"captions ({', '.join(CAPTION_COLUMNS)}), or --image-column NAME and "
                   "--caption-column NAME; where the pictures lie elsewhere, --image-dir says "

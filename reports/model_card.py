@@ -1,5 +1,7 @@
 """What should somebody know who is handed the weights? A page of Markdown beside each export."""
 
+from reports.verdict import FEW_HELD_OUT
+
 MOST_WORDS = 60  # that are named
 MEANINGS = {  # of numbers of metrics.jsonl, for people
     "own_nearest": "share of drawings to which the own image is the nearest of up to 100",
@@ -27,8 +29,11 @@ def model_card(
     config.json of the run, {} where there is none; scenes: nothing but the built-in scenes was
     learnt from.
     """
+    few = record.get("held_out", FEW_HELD_OUT) < FEW_HELD_OUT
     last = {line["split"]: line for line in metrics
             if "text_dependence" in line and line["images"] <= best}  # fmt: skip
+    if few:  # what they tell is chance
+        last.pop("validation", None)
     rows = [f"| {meaning} | {cell(last.get('train'), key)} | {cell(last.get('validation'), key)} |"
             for key, meaning in MEANINGS.items()
             if any(key in line for line in last.values())]  # fmt: skip
@@ -68,7 +73,7 @@ Others are unknown: they are named, and do not count.
 
 {measured if rows else "Nothing was measured in training."}
 
-At the validation of these weights in training. More: `python evaluate.py --model {file}`.
+At the validation of these weights in training{"; too few images were held out" * few}. More: `python evaluate.py --model {file}`.
 
 ## Limits
 
