@@ -305,7 +305,8 @@ class TrainConfig(DataConfig, ModelConfig, Recipe):
                             first=True)  # fmt: skip
     device: str = setting("auto", "where to compute: auto, cpu, cuda, cuda:1, mps", first=True)
     sample_every: int = setting(
-        10_000, "images between sample sheets, validations, checkpoints; shorter runs have four",
+        10_000,
+        "images between sample sheets, validations, checkpoints; shorter runs have four",
         positive=True,
     )
     init_from: str = setting("", "weights or run that a new run begins with; its words are kept",
@@ -558,8 +559,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         wrong = re.fullmatch(r"unrecognized arguments: (.*)", message, re.DOTALL)
         if wrong and not wrong[1].startswith("-"):
-            flags = [f for a in self._actions for f in a.option_strings if f in ("--input", "--data")]
-            hint = f'; did you mean {flags[0]} "{wrong[1]}"?' if flags else ""
+            flags = {flag for action in self._actions for flag in action.option_strings}
+            flag = next((flag for flag in ("--input", "--data") if flag in flags), "")
+            hint = f'; did you mean {flag} "{wrong[1]}"?' if flag else ""
             message = f"{wrong[1]!r} belongs to no flag{hint}"
         elif wrong:
             wrong = re.match(r"(-[\w-]*)", wrong[1])

@@ -441,7 +441,11 @@ def train(
     networks, optimizers = checkpoint.networks_of(state, folder / "checkpoint.pth", config, device)
     model, ema, posterior = networks
     once = dataset.once()
-    about = provenance(device) | {"precision": str(precision), "collection": dataset.summary(), "held_out": len(validation)}
+    about = provenance(device) | {
+        "precision": str(precision),
+        "collection": dataset.summary(),
+        "held_out": len(validation),
+    }
     print(f"{describe(config, model, dataset, len(validation))}, {device}, {precision}")
     if config.minutes:
         minutes, config = (
@@ -472,7 +476,8 @@ def train(
     report = Report(folder, config, phases, progress.start) if processes.is_first else None
     log = Log(path, config, progress, dataset, forecast, end)
     if processes.is_first:
-        report.update(progress.metrics, None, forecast.seconds(progress.images_seen, end))
+        left = forecast.seconds(progress.images_seen, end) if forecast.measured else None
+        report.update(progress.metrics, None, left)
         print(f"to watch: {folder}/index.html, renewed every {every:,} images")
     with_graphs = config.graphs and device.type == "cuda"
     take_step = partial(learn_replayed, Replayed()) if with_graphs else learn

@@ -73,7 +73,8 @@ Others are unknown: they are named, and do not count.
 
 {measured if rows else "Nothing was measured in training."}
 
-At the validation of these weights in training{"; too few images were held out" * few}. More: `python evaluate.py --model {file}`.
+At the validation of these weights in training{"; too few images were held out" * few}.
+More: `python evaluate.py --model {file}`.
 
 ## Limits
 

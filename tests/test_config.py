@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -190,3 +191,31 @@ def test_the_traceback_of_an_error_is_shown_when_asked_for(monkeypatch, capsys, 
     told = capsys.readouterr().err
     assert stopped.value.code == 2 and "error: the disk is on fire" in told
     assert ("OSError" in told) == ("in failing" in told) == shown
+
+
+@pytest.mark.parametrize(
+    "typed, told",
+    [
+        (["--imges", "3"], "there is no flag --imges; did you mean --images?"),
+        (["--noise-dim", "0"], "did you mean --set noise_dim=...?"),
+        (["--smoke"], "did you mean --preset smoke?"),
+        (["--epochs", "3"], "did you mean --images?"),
+        (["my folder"], "'my folder' belongs to no flag; did you mean --data \"my folder\"?"),
+        (["--xyzzy"], "there is no flag --xyzzy; --help lists all flags"),
+        (["--images", "many"], "argument --images: invalid int value"),
+        (["--minutes", "3", "--images", "9"], "--minutes chooses --images; leave out one"),
+    ],
+)
+def test_a_wrong_flag_is_answered_with_the_right_one(typed, told):
+    with pytest.raises(UserError, match=re.escape(told)):
+        parse(*typed)
+
+
+def test_help_tells_first_what_is_needed_first_and_takes_two_screens(capsys):
+    with pytest.raises(SystemExit):
+        parse("--help")
+    lines = capsys.readouterr().out.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("What people need first"))
+    block = lines[first + 1 : lines.index("", first)]
+    assert len([line for line in block if line.startswith("  --")]) == 10
+    assert len(lines) < 65 and max(map(len, lines)) <= 100
