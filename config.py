@@ -443,7 +443,7 @@ class GenerateConfig:
 class SaveConfig:
     """What to export, and where to."""
 
-    run: str = setting("", "name of a folder in results/; none: the newest run")
+    run: str = setting("", "folder in results/, or a file of weights; none: the newest run")
     output: str = setting(str(SHIPPED_WEIGHTS), "file to write")
     format: str = setting("pth", "kind of file; the others need more packages",
                           ("pth", "safetensors", "onnx"))  # fmt: skip

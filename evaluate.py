@@ -405,6 +405,9 @@ def main(config: EvaluateConfig) -> dict:
     else:
         panel = judges.load(for_judges, fit=config.fit_judges)
     amounts, folder = QUICK if config.quick else FULL, Path(config.output)
+    takes = "a minute or two" if config.quick else "10 to 30 minutes on 2 CPU cores"
+    print(f"measuring {path}{checkpoint.progress_line(state)} on {split} images: {takes}",
+          flush=True)  # fmt: skip
     rows = evaluate(model, panel, dataset, split, amounts, folder)
     about |= {"weights": str(path), "split": split, "judges": panel.fingerprint}
     about |= {name: getattr(model.config, name) for name in ("mask_scale", "latent_temperature")}

@@ -505,7 +505,7 @@ class TextToImageModel(nn.Module):
         return tokens, torch.stack([self.chance(s)[0] for s in seeds]).to(tokens.device)
 
     @torch.no_grad()
-    def look(self, caption: str, seed: int, temperature: float = 1.0) -> Look:
+    def look(self, caption: str, seed: int = 0, temperature: float = 1.0) -> Look:
         """Draw a caption as it stands, and tell where its words acted."""
         tokens, uniforms = self._inputs([caption], [seed])
         image, weights = self(tokens, uniforms, temperature, return_attention=True)

@@ -4,6 +4,7 @@ python save_model.py                       the newest run -> results_short/text_
 python save_model.py --run birds --output birds.pth
 python save_model.py --run birds --output birds --format safetensors
 python save_model.py --run birds --output birds --format onnx    for examples/onnx_draw.py
+python save_model.py --run results_short/text_to_image_model.pth --output scenes --format onnx
 """
 
 import json
@@ -182,7 +183,8 @@ def main(config: SaveConfig) -> Path:
     """
     source = checkpoint.newest_run() or checkpoint.newest_run(smoke=True)
     if config.run:
-        source = RESULTS / config.run / "checkpoint.pth"
+        file = Path(config.run)
+        source = file if file.is_file() else RESULTS / config.run / "checkpoint.pth"
     if source is None:
         raise UserError("there is no run in results/; train one with: python train.py")
     output = Path(config.output)

@@ -250,7 +250,8 @@ def draw_look(
     sheet.write(margin, 36, about, va="top", fontsize=8)
     picture = resized(image[None], LOOK)[0]
     sheet.put(margin, top, picture)
-    sheet.write(LOOK + 2 * margin, top - 4, "where each word acted", fontsize=7, color="gray")
+    sheet.write(LOOK + 2 * margin, top - 4, "where each word acted (bright: looked at "
+                "it most; little words take the rest)", fontsize=7, color="gray")  # fmt: skip
     dimmed = resized(image[None], MAP)[0] * 0.3
     colours = matplotlib.colormaps["inferno"]
     for i, (word, heat) in enumerate(zip(words, maps, strict=True)):
@@ -265,7 +266,7 @@ def draw_look(
         shares = colours(between / max(between.max(), 1e-9))[:, :, :3]
         shares = (255 * shares).round().astype(np.uint8)
         sheet.put(x, y, shares.repeat(cell, axis=0).repeat(cell, axis=1))
-        sheet.write(beside + margin, top - 4, "at which words (columns) each word (lines) looked",
+        sheet.write(beside + margin, top - 4, "at which words (columns) each (lines) looked",
                     fontsize=7, color="gray")  # fmt: skip
         for i, word in enumerate(words):
             middle = (i + 0.5) * cell

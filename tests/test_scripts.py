@@ -271,7 +271,10 @@ def test_a_smoke_run_is_drawn_from_when_named_or_when_there_is_nothing_else(
     smoke = small_run(image_folder, preset="smoke")
     path, why = checkpoint.choose_weights("")
     assert path == checkpoint.SHIPPED_WEIGHTS
-    assert why == "as there is no run in results; for the smoke run, --model results/flags-smoke"
+    assert why == (
+        "as there is no run but a smoke run in results; for the smoke run, "
+        "--model results/flags-smoke"
+    )
     assert checkpoint.choose_weights(str(smoke)) == (smoke / "checkpoint.pth", "")
     generate.main(GenerateConfig(["red"]))
     assert f"weights: {path}, {why}" in capsys.readouterr().out
@@ -331,6 +334,14 @@ def test_an_exported_model_draws_what_its_run_draws_and_the_old_file_is_kept(ima
     prompts, seeds = ["red and then blue", ""], [0, 1]
     difference = (exported.draw(prompts, seeds) - trained.draw(prompts, seeds)).abs().max()
     assert difference <= 2 / 255  # of -1..1, so 1/255 of the range of an image
+
+
+def test_a_file_of_weights_is_exported_as_another_kind(weights):
+    pytest.importorskip("safetensors")
+    output = save_model.main(SaveConfig(run=str(weights), output="other.pth", format="safetensors"))
+    ours, other = checkpoint.load_model(Path(weights)), checkpoint.load_model(output)
+    difference = ours.draw(["red"], [0]) - other.draw(["red"], [0])
+    assert output.name == "other.safetensors" and difference.abs().max() <= 2 / 255
 
 
 def test_a_model_card_tells_data_words_and_what_was_measured(image_folder):
