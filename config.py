@@ -608,7 +608,7 @@ def read_settings(file: str, known: dict[str, Field]) -> dict:
     if not file:
         return {}
     try:
-        values = json.loads(Path(file).read_text())
+        values = json.loads(Path(file).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UserError(f"--config {file} cannot be read: {error}") from error
     if isinstance(values, dict) and isinstance(values.get("train"), dict):
