@@ -365,8 +365,12 @@ def test_minutes_win_over_a_preset_and_the_same_command_goes_on(image_folder, mo
 
 
 def test_a_page_that_cannot_be_written_costs_no_images(image_folder, monkeypatch):
-    def full(*_):
-        raise UserError("the disk is full")
+    original = train.Report.update
+
+    def full(report, metrics, *more):
+        if metrics:
+            raise UserError("the disk is full")
+        original(report, metrics, *more)
 
     monkeypatch.setattr(train.Report, "update", full)
     with pytest.raises(UserError, match="the disk is full"):
