@@ -443,22 +443,18 @@ def train(
     networks, optimizers = checkpoint.networks_of(state, folder / "checkpoint.pth", config, device)
     model, ema, posterior = networks
     once = dataset.once()
-    about = provenance(device) | {
-        "precision": str(precision),
-        "collection": dataset.summary(),
-        "held_out": len(validation),
-    }
+    about = provenance(device) | {"precision": str(precision), "held_out": len(validation),
+                                  "collection": dataset.summary()}  # fmt: skip
     print(f"{describe(config, model, dataset, len(validation))}, {device}, {precision}")
     if config.minutes:
-        minutes, config = (
-            config.minutes,
-            with_length(config, dataset, networks, progress, processes),
-        )
+        minutes = config.minutes
+        config = with_length(config, dataset, networks, progress, processes)
         again = re.sub(r"--minutes[ =]\S+", f"--images {config.images}", about["command"])
         about["command"] = again
         print(f"{minutes:g} min are {config.images:,} images; the same again: {again}")
     end = min(config.images, config.stop_after or config.images)
     phases = phases_of(config, progress)
+    report = Report(folder, config, phases, progress.start) if processes.is_first else None
     forecast = Forecast(phases, measured=False)
     if end - progress.images_seen >= LONG:
         forecast = time_phases(phases, dataset, networks, config, progress, processes)
@@ -475,7 +471,6 @@ def train(
     if every > config.images:
         every = max(1, config.images // 4)
     path = folder / "metrics.jsonl" if processes.is_first else None
-    report = Report(folder, config, phases, progress.start) if processes.is_first else None
     log = Log(path, config, progress, dataset, forecast, end)
     if processes.is_first:
         left = forecast.seconds(progress.images_seen, end) if forecast.measured else None
