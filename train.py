@@ -516,9 +516,20 @@ def train(
                     if warning:
                         log.bar.write(warning)
 
+            # Show; what cannot be written costs no images
+            stopping, trouble = seen >= end or processes.any(stop.status != 0), None
+            try:
+                if processes.is_first and due:
+                    title = f"{folder.name}: {seen:,} images seen; none is picked"
+                    save_samples(folder / f"samples/{seen:09d}.png", ema, validation, title, once)
+                if processes.is_first and (due or stopping):
+                    examples = given.batch and examples_of(given.batch, model)
+                    report.update(progress.metrics, examples, log.seconds_left())
+            except (UserError, OSError) as error:
+                trouble = error
+
             # Checkpoint
             keep = config.keep_every > 0 and passed(before, seen, config.keep_every)
-            stopping = seen >= end or processes.any(stop.status != 0)
             if processes.is_first and (due or keep or stopping):
                 terms = {
                     "norm of the weights": nn.utils.get_total_norm(
@@ -529,14 +540,8 @@ def train(
                 checkpoint.save_run(
                     folder, config, fingerprints, progress, networks, optimizers, keep
                 )
-
-            # Show
-            if processes.is_first and due:
-                title = f"{folder.name}: {seen:,} images seen; none is picked"
-                save_samples(folder / f"samples/{seen:09d}.png", ema, validation, title, once)
-            if processes.is_first and (due or stopping):
-                examples = given.batch and examples_of(given.batch, model)
-                report.update(progress.metrics, examples, log.seconds_left())
+            if trouble:
+                raise trouble
     print_summary(config, folder, progress, about["command"], once, len(validation))
     if stop.status:
         sys.exit(stop.status)
