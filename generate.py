@@ -185,15 +185,21 @@ def output_paths(config: GenerateConfig, drawings: Sequence[Drawing]) -> list[Pa
     return [output]
 
 
+def png_info(texts: dict[str, str]) -> PngInfo:
+    """Texts as a PNG keeps them."""
+    info = PngInfo()
+    for name, text in texts.items():
+        info.add_itxt(name, text.encode("utf-8", "replace").decode())
+    return info
+
+
 def save_image(pixels: np.ndarray, path: Path, texts: dict[str, str] | None = None) -> None:
     """pixels: (H, W, 3) uint8; texts: what a PNG keeps beside them, by name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image, kind = Image.fromarray(pixels), SUFFIXES[path.suffix.lower()]
     options = dict(OPTIONS.get(kind, {}))
     if kind == "PNG" and texts:
-        options["pnginfo"] = PngInfo()
-        for name, text in texts.items():
-            options["pnginfo"].add_itxt(name, text.encode("utf-8", "replace").decode())
+        options["pnginfo"] = png_info(texts)
     write_whole(path, partial(image.save, format=kind, **options))
 
 

@@ -29,14 +29,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import checkpoint
 from completion import is_word
 from config import RESULTS, SHIPPED_WEIGHTS, UserError, check_values, choose_device, run, setting
-from generate import Drawing, file_name
+from generate import Drawing, file_name, png_info
 from model import TextToImageModel, to_uint8
 from tokenizer import SPECIAL_TOKENS, split_words
 
@@ -119,10 +118,8 @@ def read_values(body: bytes) -> Asked:
 
 def png(pixels: np.ndarray, texts: dict[str, str]) -> str:
     """(H, W, 3) uint8 -> PNG with these texts, as generate.save_image writes it; in base64."""
-    about, file = PngInfo(), io.BytesIO()
-    for name, text in texts.items():
-        about.add_itxt(name, text)
-    Image.fromarray(pixels).save(file, "PNG", pnginfo=about)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", pnginfo=png_info(texts))
     return base64.b64encode(file.getvalue()).decode()
 
 
